@@ -1,0 +1,117 @@
+"""Where the rows of the tasks come from: `tldr_mini`, or a user's JSON lines.
+
+Every source gives the same rows, whatever they were made from:
+
+| source | row |
+|---|---|
+| sft | `prompt`, `completions` (all the reference responses of that prompt, at least one) |
+| preferences | `prompt`, `chosen`, `rejected`, `weight` in (0.5, 1] |
+| prompts | `prompt`, `completions` (may be empty) |
+
+seqio's own TFDS source may ask Google's servers for prepared data; these never do.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+
+from nlhf_jax.data import json_lines, tldr_mini
+from nlhf_jax.data.tf_imports import seqio, tf
+from nlhf_jax.data.tldr_mini_text import SPLIT_COMPARISONS, SPLIT_POSTS
+from nlhf_jax.errors import UserError
+
+_TEXT = tf.TensorSpec((), tf.string)
+_TEXTS = tf.TensorSpec((None,), tf.string)
+_WITH_COMPLETIONS = {"prompt": _TEXT, "completions": _TEXTS}
+_COMPARISON = {
+    "prompt": _TEXT,
+    "chosen": _TEXT,
+    "rejected": _TEXT,
+    "weight": tf.TensorSpec((), tf.float32),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """Sources of a family of tasks; None where there is no such data."""
+
+    sft: seqio.DataSource | None = None
+    preferences: seqio.DataSource | None = None
+    prompts: seqio.DataSource | None = None
+
+
+def tldr_mini_sources(data_dir) -> Sources:
+    """`tldr_mini`, written under `data_dir` when first read. The prompts are those of `sft`."""
+
+    def sft(split, shuffle_files):
+        del shuffle_files  # one file, in a fixed order
+        rows = tldr_mini.load("sft", split, data_dir)
+        return rows.map(lambda row: {"prompt": row["post"], "completions": row["summaries"]})
+
+    def preferences(split, shuffle_files):
+        del shuffle_files
+        rows = tldr_mini.load("preferences", split, data_dir)
+        return rows.map(
+            lambda row: {
+                "prompt": row["post"],
+                "chosen": row["chosen"],
+                "rejected": row["rejected"],
+                "weight": tf.constant(1.0),
+            }
+        )
+
+    posts = seqio.FunctionDataSource(sft, SPLIT_POSTS, SPLIT_POSTS)
+    votes = seqio.FunctionDataSource(preferences, SPLIT_COMPARISONS, SPLIT_COMPARISONS)
+    return Sources(sft=posts, preferences=votes, prompts=posts)
+
+
+def _file_source(
+    paths: Mapping[str, str], kind: str, rows: Callable[[str], Iterable[dict]], signature: dict
+) -> seqio.DataSource | None:
+    if not paths:
+        return None
+
+    def dataset(split, shuffle_files):
+        del shuffle_files
+        if split not in paths:
+            raise UserError(
+                f"there is no {kind} file for the split '{split}'; there are {sorted(paths)}"
+            )
+        found = list(rows(paths[split]))  # here, so that a bad line is an error of its own kind
+        return tf.data.Dataset.from_generator(lambda: iter(found), output_signature=signature)
+
+    return seqio.FunctionDataSource(dataset, tuple(paths))
+
+
+def _grouped(path) -> Iterable[dict]:
+    completions: dict[str, list[str]] = {}
+    for row in json_lines.read(path, "sft"):
+        completions.setdefault(row.prompt, []).append(row.completion)
+    return ({"prompt": prompt, "completions": texts} for prompt, texts in completions.items())
+
+
+def _comparisons(path) -> Iterable[dict]:
+    return map(dataclasses.asdict, json_lines.read(path, "preferences"))
+
+
+def _prompts(path) -> Iterable[dict]:
+    return ({"prompt": row.prompt, "completions": []} for row in json_lines.read(path, "prompts"))
+
+
+def json_lines_sources(
+    sft: Mapping[str, str] | None = None,
+    preferences: Mapping[str, str] | None = None,
+    prompts: Mapping[str, str] | None = None,
+) -> Sources:
+    """A user's files; each argument maps a split's name to a path.
+
+    Without `prompts` the prompts are those of the `sft` files, each once, with their completions as
+    references. Files are read, and checked, when a split is first asked for.
+    """
+    demonstrations = _file_source(sft or {}, "sft", _grouped, _WITH_COMPLETIONS)
+    return Sources(
+        sft=demonstrations,
+        preferences=_file_source(preferences or {}, "preferences", _comparisons, _COMPARISON),
+        prompts=_file_source(prompts, "prompts", _prompts, _WITH_COMPLETIONS)
+        if prompts
+        else demonstrations,
+    )

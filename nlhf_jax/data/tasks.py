@@ -1,0 +1,233 @@
+"""seqio tasks, the same for `tldr_mini` and for users' files.
+
+| task | features | meant for |
+|---|---|---|
+| `{name}_sft` | inputs, targets | supervised training, T5X |
+| `{name}_prompts` | inputs | policy training and evaluation |
+| `{name}_preferences` | inputs (a rater's packed input), targets ("1" or "2") | T5X |
+| `{name}_comparisons` | text, chosen, rejected; weight | our raters, which pack on the device |
+
+All token features end in EOS. Text that is too long is cut, never EOS; the extra feature
+`{feature}_tokens` says how long it was (int32, EOS included). The strings are kept beside the
+tokens as `{feature}_pretokenized`, the references of a prompt as `references`.
+
+Lengths: "inputs" and "targets" as in T5X; the raters' tasks take "text" and "summary" (of either
+summary), both with EOS. `{name}_preferences` also runs on T5X's "inputs" and "targets" alone: then
+the summaries stay whole and the text gives way.
+"""
+
+from nlhf_jax.data import templates
+from nlhf_jax.data.sources import Sources
+from nlhf_jax.data.templates import RaterTemplate
+from nlhf_jax.data.tf_imports import seqio, tf, tf_text
+from nlhf_jax.data.vocabularies import EOS_ID, UNK_ID, Vocabulary
+
+
+class SeqioVocabulary(seqio.Vocabulary):
+    """A `Vocabulary` as seqio and T5X use one."""
+
+    def __init__(self, vocabulary: Vocabulary):
+        self.vocabulary = vocabulary
+        super().__init__()
+
+    @property
+    def bos_id(self):
+        return None
+
+    @property
+    def eos_id(self) -> int:
+        return EOS_ID
+
+    @property
+    def unk_id(self) -> int:
+        return UNK_ID
+
+    @property
+    def _base_vocab_size(self) -> int:
+        return self.vocabulary.size
+
+    def _encode(self, s: str) -> list[int]:
+        return self.vocabulary.encode(s)
+
+    def _decode(self, ids) -> str:
+        return self.vocabulary.decode(ids)
+
+    @property
+    def _tf_tokenizer(self):
+        return tf_text.SentencepieceTokenizer(model=self.vocabulary.model_bytes)
+
+    def _encode_tf(self, s):
+        return self._tf_tokenizer.tokenize(s)
+
+    def _decode_tf(self, ids):
+        return self._tf_tokenizer.detokenize(ids)
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, SeqioVocabulary) and self.vocabulary == other.vocabulary
+
+
+def _cut(tokens, length: int | None):
+    """Tokens that leave room for EOS in `length`; all of them if `length` is None."""
+    return tokens if length is None else tokens[: length - 1]
+
+
+def _with_eos(tokens):
+    return tf.concat([tokens, [EOS_ID]], axis=0)
+
+
+@seqio.map_over_dataset
+def _reference_task_row(row):
+    return {"inputs": row["prompt"], "references": row["completions"]}
+
+
+def _one_row_per_completion(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    def rows(row):
+        count = tf.shape(row["completions"])[0]
+        prompts = tf.repeat(row["prompt"], count)
+        return tf.data.Dataset.from_tensor_slices(
+            {"inputs": prompts, "targets": row["completions"]}
+        )
+
+    return dataset.flat_map(rows)
+
+
+def _comparison_texts(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    def row(row):
+        return {
+            "text": row["prompt"],
+            "chosen": row["chosen"],
+            "rejected": row["rejected"],
+            "weight": row["weight"],
+        }
+
+    return dataset.map(row)
+
+
+def _tokenize(vocabulary: SeqioVocabulary, names: tuple[str, ...]):
+    def tokenize(dataset: tf.data.Dataset) -> tf.data.Dataset:
+        def row(row):
+            row = dict(row)
+            for name in names:
+                row[f"{name}_pretokenized"] = row[name]
+                row[name] = vocabulary.encode_tf(row[name])
+                row[f"{name}_tokens"] = tf.size(row[name]) + 1
+            return row
+
+        return dataset.map(row, num_parallel_calls=tf.data.AUTOTUNE)
+
+    return tokenize
+
+
+def _end(lengths_of: dict[str, str]):
+    """Cuts each feature to its length and ends it; `lengths_of`: feature -> name of its length."""
+
+    def end(dataset: tf.data.Dataset, sequence_length) -> tf.data.Dataset:
+        lengths = sequence_length or {}
+
+        def row(row):
+            cut = {
+                name: _with_eos(_cut(row[name], lengths.get(length)))
+                for name, length in lengths_of.items()
+            }
+            return {**row, **cut}
+
+        return dataset.map(row, num_parallel_calls=tf.data.AUTOTUNE)
+
+    return end
+
+
+def _pack_for_raters(template: RaterTemplate, labels: tuple[int, int]):
+    """Comparisons to a rater's inputs and answers, each comparison in both orders."""
+    instruction, before_first, before_second = (list(segment) for segment in template)
+
+    def pack(dataset: tf.data.Dataset, sequence_length) -> tf.data.Dataset:
+        lengths = sequence_length or {}
+        if "text" in lengths and "summary" in lengths:
+            templates.check_feature_lengths(template, lengths)
+
+        def rows(row):
+            chosen = _cut(row["chosen"], lengths.get("summary"))
+            rejected = _cut(row["rejected"], lengths.get("summary"))
+            text = _cut(row["text"], lengths.get("text"))
+            if "inputs" in lengths and "text" not in lengths:
+                taken = template.length + tf.size(chosen) + tf.size(rejected) + 1
+                text = text[: tf.maximum(lengths["inputs"] - taken, 0)]
+
+            def packed(first, second):
+                parts = [instruction, text, before_first, first, before_second, second]
+                tokens = tf.concat([tf.cast(part, tf.int32) for part in parts], axis=0)
+                return _with_eos(_cut(tokens, lengths.get("inputs")))
+
+            both = {
+                "inputs": tf.stack([packed(chosen, rejected), packed(rejected, chosen)]),
+                "targets": [[labels[0], EOS_ID], [labels[1], EOS_ID]],
+                "weight": tf.repeat(row["weight"], 2),
+            }
+            return tf.data.Dataset.from_tensor_slices(both)
+
+        return dataset.flat_map(rows)
+
+    return pack
+
+
+def _register(name: str, source, preprocessors: list, features: dict) -> None:
+    if name in seqio.TaskRegistry.names():  # another stage, or another test, of this process
+        seqio.TaskRegistry.remove(name)
+    seqio.TaskRegistry.add(
+        name, source=source, preprocessors=preprocessors, output_features=features
+    )
+
+
+def register_tasks(
+    name: str, sources: Sources, vocabulary: Vocabulary, template: RaterTemplate | None = None
+) -> list[str]:
+    """Registers the tasks that `sources` has data for, in place of former ones of the same names.
+
+    `template` is the rater's for `{name}_preferences`, which is left out without one. Returns the
+    names. Raises UserError if the vocabulary cannot write a rater's answers as one token each.
+    """
+    words = SeqioVocabulary(vocabulary)
+    feature = seqio.Feature(words, add_eos=True, required=True)
+    names = []
+    if sources.sft is not None:
+        _register(
+            f"{name}_sft",
+            sources.sft,
+            [
+                _one_row_per_completion,
+                _tokenize(words, ("inputs", "targets")),
+                _end({"inputs": "inputs", "targets": "targets"}),
+            ],
+            {"inputs": feature, "targets": feature},
+        )
+        names.append(f"{name}_sft")
+    if sources.prompts is not None:
+        _register(
+            f"{name}_prompts",
+            sources.prompts,
+            [_reference_task_row, _tokenize(words, ("inputs",)), _end({"inputs": "inputs"})],
+            {"inputs": feature},
+        )
+        names.append(f"{name}_prompts")
+    if sources.preferences is not None:
+        tokenize = _tokenize(words, ("text", "chosen", "rejected"))
+        _register(
+            f"{name}_comparisons",
+            sources.preferences,
+            [
+                _comparison_texts,
+                tokenize,
+                _end({"text": "text", "chosen": "summary", "rejected": "summary"}),
+            ],
+            {"text": feature, "chosen": feature, "rejected": feature},
+        )
+        names.append(f"{name}_comparisons")
+    if sources.preferences is not None and template is not None:
+        _register(
+            f"{name}_preferences",
+            sources.preferences,
+            [_comparison_texts, tokenize, _pack_for_raters(template, vocabulary.rater_labels())],
+            {"inputs": feature, "targets": feature},
+        )
+        names.append(f"{name}_preferences")
+    return names

@@ -1,0 +1,149 @@
+"""SentencePiece vocabularies, without TensorFlow.
+
+Ids as in T5: padding 0, end of sequence 1, unknown 2, no beginning of sequence.
+"""
+
+import functools
+import importlib.resources
+import io
+import string
+from collections.abc import Iterable, Sequence
+
+import sentencepiece
+from etils import epath
+
+from nlhf_jax.errors import UserError
+
+PAD_ID = 0
+EOS_ID = 1
+UNK_ID = 2
+
+TLDR_MINI_MODEL = "tldr_mini.model"  # ships with the package, next to this file
+
+
+class Vocabulary:
+    """Text to token ids and back."""
+
+    def __init__(self, model_bytes: bytes, source: str = "the vocabulary"):
+        """`source` names the model in errors. Raises UserError if it is not a model like T5's."""
+        self.model_bytes = model_bytes
+        self.source = source
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model_bytes)
+        except (RuntimeError, OSError):
+            raise UserError(f"{source} is not a SentencePiece model") from None
+        ids = (self._processor.pad_id(), self._processor.eos_id(), self._processor.unk_id())
+        if ids != (PAD_ID, EOS_ID, UNK_ID):
+            raise UserError(
+                f"{source} has pad, eos, unk = {ids}; wanted {(PAD_ID, EOS_ID, UNK_ID)} as in T5 "
+                "(`nlhf data` trains such a vocabulary)"
+            )
+
+    @classmethod
+    def load(cls, path) -> "Vocabulary":
+        """Reads a SentencePiece model file. Raises UserError if that cannot be done."""
+        try:
+            model_bytes = epath.Path(path).read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: cannot read the vocabulary: {error.strerror}") from None
+        return cls(model_bytes, str(path))
+
+    @classmethod
+    def from_bytes(cls, model_bytes: bytes) -> "Vocabulary":
+        """A vocabulary from the contents of a SentencePiece model file."""
+        return cls(model_bytes)
+
+    @property
+    def size(self) -> int:
+        """Number of pieces, the special ones included."""
+        return self._processor.GetPieceSize()
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, without EOS."""
+        return self._processor.EncodeAsIds(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the tokens before the first EOS; padding is ignored.
+
+        Ids beyond the vocabulary, which a model with a padded vocabulary can emit, read as unknown.
+        """
+        kept = []
+        for token in map(int, ids):
+            if token == EOS_ID:
+                break
+            if token != PAD_ID:
+                kept.append(token if 0 <= token < self.size else UNK_ID)
+        return self._processor.DecodeIds(kept)
+
+    def rater_labels(self) -> tuple[int, int]:
+        """Ids of the answers "1" and "2". Raises UserError if they are not one token each."""
+        labels = []
+        for answer in ("1", "2"):
+            ids = self.encode(answer)
+            if len(ids) != 1 or ids[0] == UNK_ID:
+                raise UserError(
+                    f"{self.source} splits a rater's answer '{answer}' into {len(ids)} tokens or "
+                    "does not know it; wanted one token (`nlhf data` trains such a vocabulary)"
+                )
+            labels.append(ids[0])
+        return labels[0], labels[1]
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, Vocabulary) and self.model_bytes == other.model_bytes
+
+    def __hash__(self) -> int:
+        return hash(self.model_bytes)
+
+
+@functools.cache
+def tldr_mini_vocabulary() -> Vocabulary:
+    """The vocabulary of `tldr_mini`; it ships with the package."""
+    file = importlib.resources.files("nlhf_jax.data") / TLDR_MINI_MODEL
+    return Vocabulary(file.read_bytes(), f"the package's {TLDR_MINI_MODEL}")
+
+
+def train_vocabulary(
+    texts: Iterable[str],
+    path,
+    size: int,
+    fold_case: bool = False,
+    whole_words: Sequence[str] = (),
+) -> Vocabulary:
+    """Trains a unigram vocabulary of at most `size` pieces and writes it to `path`.
+
+    A rater's answers "1" and "2", and the `whole_words`, are one piece each; every ASCII character
+    is known. With `fold_case` all text is read in lower case. The same texts in the same order give
+    the same model. Raises UserError if the texts have too many different characters for `size`, or
+    if `path` cannot be written.
+    """
+    letters = string.ascii_lowercase if fold_case else string.ascii_letters
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.Train(
+            sentence_iterator=iter(texts),
+            max_sentence_length=1 << 20,  # bytes; longer ones would be left out without a word
+            model_writer=model,
+            vocab_size=size,
+            model_type="unigram",
+            normalization_rule_name="nmt_nfkc_cf" if fold_case else "nmt_nfkc",
+            character_coverage=0.9999,
+            required_chars=string.digits + letters + string.punctuation,
+            hard_vocab_limit=False,
+            user_defined_symbols=[f"▁{word}" for word in dict.fromkeys(("1", "2", *whole_words))],
+            pad_id=PAD_ID,
+            eos_id=EOS_ID,
+            unk_id=UNK_ID,
+            bos_id=-1,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].rpartition("] ")[2]  # after the C++ condition
+        raise UserError(f"cannot train a vocabulary of {size} pieces: {reason}") from None
+    vocabulary = Vocabulary(model.getvalue(), str(path))
+    try:
+        epath.Path(path).write_bytes(vocabulary.model_bytes)
+    except OSError as error:
+        raise UserError(f"{path}: cannot write the vocabulary: {error.strerror}") from None
+    return vocabulary

@@ -1,0 +1,149 @@
+"""Who says which of two responses is better: the population of raters, or a preference model."""
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from nlhf_jax.models.language_model import EOS
+
+
+class Judge(Protocol):
+    """Compares responses pair by pair.
+
+    Attributes:
+      name: how reports call it.
+      votes: whether it answers 0 or 1 (to be counted) or with probabilities (to be averaged).
+    """
+
+    name: str
+    votes: bool
+
+    def compare(
+        self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
+    ) -> np.ndarray:
+        """P(first > second | prompt), or a vote for the first: `[N]` float64 in [0, 1].
+
+        Exchanging the two responses gives one minus the answer, unless they are equal texts.
+        """
+        ...
+
+
+class PopulationJudge:
+    """The exact preference of a population of raters, or one vote of a rater drawn from it.
+
+    Args:
+      preferences: `(prompts, firsts, seconds) -> [N]`, the exact P(first > second | prompt).
+      votes: draw a vote from every P instead of giving P itself.
+      seed: of the votes. A vote is a function of the seed and the three texts: it depends neither
+        on the order of the calls nor on which of the two responses is called the first.
+    """
+
+    def __init__(
+        self,
+        preferences: Callable[[Sequence[str], Sequence[str], Sequence[str]], np.ndarray],
+        votes: bool = False,
+        seed: int = 0,
+    ):
+        self.name = "votes of the population" if votes else "preference of the population"
+        self.votes = votes
+        self._preferences = preferences
+        self._seed = seed
+
+    def compare(
+        self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
+    ) -> np.ndarray:
+        probability = np.asarray(self._preferences(prompts, first, second), np.float64)
+        if not self.votes:
+            return probability
+        swapped = np.array([a > b for a, b in zip(first, second, strict=True)], bool)
+        draws = np.array(
+            [
+                _uniform(self._seed, prompt, *sorted((a, b)))
+                for prompt, a, b in zip(prompts, first, second, strict=True)
+            ]
+        )
+        # One draw decides for the pair in sorted order; the vote for the other order is its
+        # complement.
+        vote_for_lesser = draws < np.where(swapped, 1 - probability, probability)
+        return np.asarray(vote_for_lesser ^ swapped, np.float64)
+
+
+def _uniform(seed: int, *texts: str) -> float:
+    digest = hashlib.blake2b(repr((seed, texts)).encode("utf-8", "backslashreplace"), digest_size=8)
+    return int.from_bytes(digest.digest(), "big") / 2.0**64
+
+
+class PreferenceModelJudge:
+    """A preference model, asked in both orders: `(P(y > y') + 1 - P(y' > y)) / 2`.
+
+    Texts are tokenised as the data pipeline does: tokens and EOS, cut to the feature length with
+      EOS kept.
+
+    Args:
+      probability: `(text [B, S], first [B, T], second [B, T]) int32 -> [B]` float32, P(first >
+        second) in this one order. Called with full batches only, so it compiles once.
+      encode: text to token ids, without EOS.
+      text_length, response_length: the feature lengths S and T, in tokens.
+      batch_size: B.
+      name: how reports call it.
+    """
+
+    votes = False
+
+    def __init__(
+        self,
+        probability: Callable[[np.ndarray, np.ndarray, np.ndarray], jax.Array],
+        encode: Callable[[str], list[int]],
+        text_length: int,
+        response_length: int,
+        batch_size: int,
+        name: str = "preference model",
+    ):
+        self.name = name
+        self._probability = probability
+        # Every response meets every other policy's: the same text is tokenised once.
+        self._encode = functools.lru_cache(maxsize=100_000)(encode)
+        self._text_length = text_length
+        self._response_length = response_length
+        self._batch_size = batch_size
+
+    def compare(
+        self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
+    ) -> np.ndarray:
+        if not len(prompts) == len(first) == len(second):
+            raise ValueError(
+                f"{len(prompts)} prompts, {len(first)} first and {len(second)} second responses"
+            )
+        if not prompts:
+            return np.zeros(0)
+        text = self._tokens(prompts, self._text_length)
+        one = self._tokens(first, self._response_length)
+        other = self._tokens(second, self._response_length)
+        asked = []
+        for start in range(0, len(prompts), self._batch_size):
+            # The last batch is filled up with its last row: a row of padding alone is no input of
+            # the model.
+            rows = np.minimum(np.arange(start, start + self._batch_size), len(prompts) - 1)
+            asked.append(
+                (
+                    self._probability(text[rows], one[rows], other[rows]),
+                    self._probability(text[rows], other[rows], one[rows]),
+                )
+            )
+        # Fetched only here, so that the device never waits for the host between two batches.
+        forward, backward = np.concatenate(
+            [np.asarray(jax.device_get(pair), np.float64) for pair in asked], axis=1
+        )[:, : len(prompts)]
+        return (forward + 1 - backward) / 2
+
+    def _tokens(self, texts: Sequence[str], length: int) -> np.ndarray:
+        tokens = np.zeros((len(texts), length), np.int32)
+        for row, text in zip(tokens, texts, strict=True):
+            ids = self._encode(text)[: length - 1]
+            row[: len(ids)] = ids
+            row[len(ids)] = EOS
+        return tokens

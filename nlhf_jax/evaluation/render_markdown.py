@@ -1,0 +1,120 @@
+"""The report as Markdown, for a pull request or a lab book. Figures are links into figures/."""
+
+import re
+import urllib.parse
+
+from nlhf_jax.evaluation.contents import Report, Stage, curves_file
+from nlhf_jax.evaluation.tournament import REFERENCE, PlayerSummary, TournamentResult
+from nlhf_jax.metrics import duration
+
+
+def render(report: Report) -> str:
+    parts = [f"# {_text(report.run)}"]
+    parts += [_text(sentence) for sentence in report.verdict]
+    parts += [f"> **Warning:** {_text(warning)}" for warning in report.warnings]
+    if report.tournament is not None:
+        parts += _tournament(report.tournament, report.figures)
+    if report.stages:
+        parts += ["## What was run", _stages(report.stages)]
+    for stage in report.stages:
+        if curves_file(stage) in report.figures:
+            parts.append(_image(f"learning curves of {stage.name}", curves_file(stage)))
+    if report.tournament is not None and report.tournament.samples:
+        parts += ["## Samples", *_samples(report.tournament)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _tournament(result: TournamentResult, figures) -> list[str]:
+    rates = result.win_rates
+    matrix = [
+        [f"**{_text(row)}**"]
+        + [
+            "–" if row == column else "{0.value:.3f} ({0.low:.3f}–{0.high:.3f})".format(
+                rates.between(row, column)
+            )
+            for column in rates.names
+        ]
+        for row in rates.names
+    ]  # fmt: skip
+    parts = [
+        "## Who beats whom",
+        f"How often the row is preferred to the column, with 95 % intervals ({rates.interval});"
+        f" {result.prompts} prompts, judged by: {_text(result.judge)}.",
+        _table(["row beats column", *map(_text, rates.names)], matrix),
+        "## Policies",
+        _table(
+            ["", "win rate over the other policies", "win rate over the references",
+             "KL from SFT (nats)", "words", "tokens", "distinct", "empty",
+             "ROUGE-1", "ROUGE-2", "ROUGE-L"],
+            [_player(player, result) for player in result.players],
+        ),
+    ]  # fmt: skip
+    if "win_rate_against_kl.png" in figures:
+        parts.append(_image("win rate against KL from SFT", "win_rate_against_kl.png"))
+    return parts
+
+
+def _player(player: PlayerSummary, result: TournamentResult) -> list[str]:
+    rates = result.win_rates
+    over = player.mean_win_rate
+    reference = None
+    if REFERENCE in rates.names and player.name != REFERENCE:
+        reference = rates.between(player.name, REFERENCE)
+    kl = "–" if player.kl is None else f"{player.kl:.2f}"
+    if player.kl_standard_error is not None:
+        kl += f" ± {player.kl_standard_error:.2f}"
+    return [
+        _text(player.name),
+        "–" if over is None else f"{over.value:.3f} ({over.low:.3f}–{over.high:.3f})",
+        "–" if reference is None else f"{reference.value:.3f}",
+        kl,
+        f"{player.mean_words:.1f}",
+        "–" if player.mean_tokens is None else f"{player.mean_tokens:.1f}",
+        f"{player.distinct:.1%}",
+        f"{player.empty:.1%}",
+        *("–" if x is None else f"{x:.3f}" for x in (player.rouge1, player.rouge2, player.rougeL)),
+    ]
+
+
+def _stages(stages: tuple[Stage, ...]) -> str:
+    rows = []
+    for stage in stages:
+        last = stage.last("validation") or stage.last("train")
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in list(last.items())[:4])
+        rows.append(
+            [
+                _text(stage.name),
+                "–" if stage.steps is None else str(stage.steps),
+                "–" if stage.seconds is None else duration(stage.seconds),
+                _text(figures) or "–",
+                _text(", ".join(f"{name} {value:.6g}" for name, value in stage.data.items()))
+                or "–",
+            ]
+        )
+    return _table(["stage", "steps", "wall time", "last values", "data"], rows)
+
+
+def _samples(result: TournamentResult) -> list[str]:
+    parts = []
+    for number, sample in enumerate(result.samples, start=1):
+        rows = [["reference", _text(text)] for text in sample.references]
+        for name, text in sample.responses.items():
+            score = "" if sample.scores is None else f" ({sample.scores[name]:.2f})"
+            rows.append([_text(name) + score, _text(text) or "*(empty)*"])
+        quote = "\n".join(f"> {_text(line)}" for line in sample.prompt.splitlines())
+        parts += [f"### {number}", quote, _table(["player", "response"], rows)]
+    return parts
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _image(name: str, file: str) -> str:
+    return f"![{_text(name)}](figures/{urllib.parse.quote(file)})"
+
+
+def _text(text: str) -> str:
+    """Text that Markdown shows as it is, in a table cell too."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", " ".join(text.split()))

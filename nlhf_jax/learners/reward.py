@@ -1,0 +1,45 @@
+"""The Bradley-Terry reward model: the scorer of the RLHF baseline."""
+
+import jax
+import jax.numpy as jnp
+
+from nlhf_jax import losses
+from nlhf_jax.learners.learner import Batch, Learner, Metrics, Rows, row_weights
+from nlhf_jax.learners.state import TrainState
+from nlhf_jax.models.language_model import PyTree
+from nlhf_jax.raters import RewardModel
+
+
+class RewardLearner(Learner):
+    """Cross-entropy of votes through sigmoid(r(chosen) - r(rejected)) (Bradley and Terry 1952).
+
+    Batches are those of `PreferenceLearner`.
+    """
+
+    kind = "reward"
+
+    def __init__(self, *, rater: RewardModel, **learner):
+        """`rater` names the network and its template; the rest is `Learner`'s."""
+        super().__init__(model=rater.model, **learner)
+        self.rater = rater
+
+    def rows(self, state: TrainState, frozen: PyTree, batch: Batch) -> tuple[Rows, Metrics]:
+        names = ("text", "chosen", "rejected", "weight")
+        return {name: batch[name] for name in names} | {"share": row_weights(batch)}, {}
+
+    def loss(self, params: PyTree, frozen: PyTree, rows: Rows) -> tuple[jax.Array, Metrics]:
+        rewards = self.rater.reward(
+            params,
+            jnp.concatenate([rows["text"], rows["text"]]),
+            jnp.concatenate([rows["chosen"], rows["rejected"]]),
+        )
+        chosen, rejected = jnp.split(rewards, 2)
+        share = rows["share"]
+        loss = losses.preference_cross_entropy(chosen - rejected, rows["weight"], share)
+        correct = jnp.where(chosen == rejected, 0.5, chosen > rejected)
+        metrics = {
+            "loss": loss,
+            "accuracy": jnp.sum(share * correct),
+            "margin": jnp.sum(share * (chosen - rejected)),
+        }
+        return loss, metrics

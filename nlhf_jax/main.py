@@ -1,0 +1,344 @@
+"""The command line: `nlhf JOB --gin_file=... [--gin.NAME=value ...] --workdir=DIR`.
+
+One call is one job. Bad input gets one sentence on stderr and exit code 2; a training that diverged
+exits with 3, one that SIGTERM stopped with 143, Ctrl-C gives 130.
+"""
+
+import argparse
+import contextlib
+import difflib
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from nlhf_jax.errors import UserError
+
+# What takes long to import (JAX, gin, the jobs) is imported by the job that needs it, so that help
+# and mistakes are answered at once.
+
+_DESCRIPTION = """\
+Nash learning from human feedback in JAX.
+
+jobs:
+  run       a whole chain: SFT, preference model, policies, tournament, report
+  train     one learner
+  evaluate  a tournament between checkpoints
+  sample    responses of one checkpoint to prompts
+  report    the report of a work directory again
+  data      checks JSON lines, trains a vocabulary
+
+example:
+  nlhf run --gin_file=quickstart.gin --workdir=out
+
+nlhf JOB --help explains a job."""
+
+_CONFIGURED = """
+--gin.NAME=value sets a macro of the gin file, --gin.module.function.parameter=value anything else.
+Gin files are found from the working directory, --gin_search_paths, and those that come with nlhf.
+The same command continues a run that was stopped.
+"""
+
+_EXAMPLES = {
+    "run": "nlhf run --gin_file=quickstart.gin --gin.SEED=1 --workdir=out",
+    "train": "nlhf train --gin_file=runs/sft.gin --gin.TRAIN_STEPS=1000 --workdir=out/sft",
+    "evaluate": "nlhf evaluate --gin_file=runs/tournament.gin --workdir=out/tournament",
+    "sample": "nlhf sample --checkpoint=out/nash_md --prompts=prompts.txt --num_samples=2",
+    "report": "nlhf report --workdir=out",
+    "data": "nlhf data check sft:my_summaries.jsonl preferences:my_votes.jsonl",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one job; returns the exit code."""
+    try:
+        _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+        return 0
+    except KeyboardInterrupt:
+        print("nlhf: interrupted; the same command continues", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `nlhf sample ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if isinstance(error, UserError):
+            code, kind = 2, "error: "
+        elif hasattr(error, "exit_code"):  # The training loop's: it diverged, or was preempted.
+            code, kind = error.exit_code, ""
+        else:
+            raise
+        from nlhf_jax import configuration
+
+        print(f"nlhf: {kind}{configuration.message(error)}", file=sys.stderr)
+        return code
+
+
+def _dispatch(arguments: list[str]) -> None:
+    overrides = [argument[len("--gin.") :] for argument in arguments if _is_override(argument)]
+    arguments = [argument for argument in arguments if not _is_override(argument)]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_DESCRIPTION)
+        return
+    job = arguments[0]
+    if job not in _EXAMPLES:
+        close = difflib.get_close_matches(job, _EXAMPLES, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(_EXAMPLES)}"
+        raise UserError(f"there is no job {job!r}; {hint}")
+    parser = _PARSERS[job]()
+    options, unknown = parser.parse_known_args(arguments[1:])
+    if unknown:
+        known = [name for action in parser._actions for name in action.option_strings]
+        close = difflib.get_close_matches(unknown[0].partition("=")[0], known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"see nlhf {job} --help"
+        raise UserError(f"nlhf {job} has no option {unknown[0]!r}; {hint}")
+    if overrides and "gin_file" not in options:
+        raise UserError(f"nlhf {job} needs no gin file, so --gin.{overrides[0]} says nothing to it")
+    options.job, options.overrides = job, overrides
+    options.start(options)
+
+
+def _is_override(argument: str) -> bool:
+    if argument.startswith("--gin.") and "=" not in argument:
+        raise UserError(f"{argument} has no value: write {argument}=value")
+    return argument.startswith("--gin.")
+
+
+# --- options -------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, job: str, description: str, start: Callable[[argparse.Namespace], None]):
+        super().__init__(
+            prog=f"nlhf {job}",
+            description=description,
+            epilog=f"example:\n  {_EXAMPLES[job]}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.set_defaults(start=start)
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
+def _configured_parser(job: str, what: str, start: Callable) -> Callable[[], _Parser]:
+    def build() -> _Parser:
+        parser = _Parser(job, what + "\n" + _CONFIGURED, start)
+        parser.add_argument(
+            "--gin_file", action="append", required=True, metavar="FILE", help="may be repeated"
+        )
+        parser.add_argument(
+            "--gin_search_paths",
+            action="append",
+            default=[],
+            metavar="DIR",
+            help="more directories with gin files; may be repeated",
+        )
+        parser.add_argument("--workdir", metavar="DIR", required=True, help="all output goes here")
+        return parser
+
+    return build
+
+
+def _sample_parser() -> _Parser:
+    what = (
+        "Writes responses of a checkpoint as JSON lines: prompt, completion.\n"
+        "The checkpoint knows its model and vocabulary; no gin file is needed."
+    )
+    parser = _Parser("sample", what, _sample)
+    add = parser.add_argument
+    add("--checkpoint", required=True, metavar="DIR", help="of a training, or of one of its steps")
+    add("--prompts", metavar="FILE", help="texts, or JSON lines with 'prompt' (standard input)")
+    add("--output", metavar="FILE", help="where to write (standard output)")
+    add("--num_samples", type=int, default=1, metavar="N", help="responses per prompt (1)")
+    add("--temperature", type=float, default=1.0, metavar="T", help="0 is greedy (1.0)")
+    add("--seed", type=int, default=0, metavar="N", help="(0)")
+    return parser
+
+
+def _report_parser() -> _Parser:
+    parser = _Parser("report", "Builds the report of a work directory again.", _report)
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="of `nlhf run`")
+    return parser
+
+
+def _data_parser() -> _Parser:
+    what = (
+        "Says what is wrong on which line of JSON lines files, or trains a vocabulary on them.\n"
+        "KIND is sft (keys prompt, completion), preferences (prompt, chosen, rejected) or prompts."
+    )
+    parser = _Parser("data", what, _data)
+    add = parser.add_argument
+    add("action", choices=("check", "vocabulary"))
+    add("files", nargs="+", metavar="KIND:FILE")
+    add("--vocabulary", metavar="FILE", help="for check: SentencePiece model, to count tokens with")
+    add("--output", metavar="FILE", help="for vocabulary: the SentencePiece model to write")
+    add("--size", type=int, metavar="N", help="for vocabulary: its number of pieces")
+    return parser
+
+
+# --- jobs ----------------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> None:
+    from nlhf_jax import chain, configuration
+
+    def names_stage(override: str) -> bool:
+        return "/" in override.partition("=")[0]
+
+    configuration.parse(
+        options.gin_file,
+        [override for override in options.overrides if not names_stage(override)],
+        workdir=options.workdir,
+        search_paths=options.gin_search_paths,
+    )
+    stages = configuration.arguments(chain.run, ["workdir"])["stages"]
+    configuration.write(options.workdir)
+    _configure_jax()
+    chain.run(
+        options.workdir,
+        stages,
+        [override for override in options.overrides if names_stage(override)],
+        options.gin_search_paths,
+    )
+
+
+def _one_job(options: argparse.Namespace) -> None:
+    """`train` and `evaluate`: a function that gin configures."""
+    from nlhf_jax import configuration
+
+    configuration.parse(
+        options.gin_file,
+        options.overrides,
+        workdir=options.workdir,
+        search_paths=options.gin_search_paths,
+    )
+    _configure_jax()
+    configuration.run(getattr(_jobs(), options.job), options.workdir)
+
+
+def _sample(options: argparse.Namespace) -> None:
+    if options.num_samples < 1:
+        raise UserError(f"--num_samples is {options.num_samples} but must be at least 1")
+    if options.temperature < 0:
+        raise UserError(f"--temperature is {options.temperature} but must not be negative")
+    prompts = _read_prompts(options.prompts)
+    _configure_jax()
+    samples = _jobs().sample(
+        checkpoint=options.checkpoint,
+        prompts=prompts,
+        num_samples=options.num_samples,
+        temperature=options.temperature,
+        seed=options.seed,
+    )
+    with _output(options.output) as stream:
+        for prompt, completions in zip(prompts, samples, strict=True):
+            for completion in completions:
+                row = {"prompt": prompt, "completion": completion}
+                print(json.dumps(row, ensure_ascii=False), file=stream, flush=True)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from nlhf_jax.evaluation.report import write_report
+
+    print(write_report(options.workdir))
+
+
+def _data(options: argparse.Namespace) -> None:
+    from nlhf_jax.data import jobs
+    from nlhf_jax.data.vocabularies import Vocabulary
+
+    files = {}
+    for argument in options.files:
+        kind, colon, path = argument.partition(":")
+        if not (kind and colon and path):
+            raise UserError(f"{argument!r} must be KIND:FILE, for example sft:{path or kind}")
+        files[path] = kind
+    if options.action == "vocabulary":
+        for name in ("output", "size"):
+            if getattr(options, name) is None:
+                raise UserError(f"nlhf data vocabulary needs --{name}=...")
+        vocabulary = jobs.train_vocabulary_from_files(files, options.output, options.size)
+        print(f"{options.output}: {vocabulary.size} pieces")
+        return
+    vocabulary = options.vocabulary and Vocabulary.load(options.vocabulary)
+    checks = [jobs.check(path, kind, vocabulary or None) for path, kind in files.items()]
+    for check in checks:
+        print(check.report())
+    bad = [check.path for check in checks if check.problems]
+    if bad:
+        raise UserError(f"there are bad lines in {', '.join(bad)}")
+
+
+_PARSERS: dict[str, Callable[[], _Parser]] = {
+    "run": _configured_parser("run", "Runs a whole chain of stages.", _run),
+    "train": _configured_parser("train", "Trains one learner.", _one_job),
+    "evaluate": _configured_parser("evaluate", "A tournament between checkpoints.", _one_job),
+    "sample": _sample_parser,
+    "report": _report_parser,
+    "data": _data_parser,
+}
+
+
+def _jobs():
+    return importlib.import_module("nlhf_jax.jobs")
+
+
+def _configure_jax() -> None:
+    import jax
+
+    # The same random numbers on one device and on many.
+    jax.config.update("jax_threefry_partitionable", True)
+
+
+def _read_prompts(path: str | None) -> list[str]:
+    """Prompts from a file (None: standard input) of one text a line, or of JSON lines."""
+    name = path or "standard input"
+    try:
+        text = sys.stdin.read() if path is None else Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8 text") from error
+    except OSError as error:
+        raise UserError(f"cannot read the prompts in {path}: {error.strerror}") from error
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
+        raise UserError(f"{name} holds no prompt: give one a line")
+    if not lines[0][1].lstrip().startswith("{"):
+        return [line.strip() for _, line in lines]
+    prompts = []
+    for number, line in lines:
+        try:
+            prompt = json.loads(line)["prompt"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{name}, line {number}: not a JSON object with 'prompt'") from error
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise UserError(f"{name}, line {number}: 'prompt' is {prompt!r} but must be a text")
+        prompts.append(prompt)
+    return prompts
+
+
+@contextlib.contextmanager
+def _output(path: str | None) -> Iterator[TextIO]:
+    """Standard output, or a file that appears when all is written."""
+    if path is None:
+        yield sys.stdout
+        return
+    partial = Path(path).with_name(Path(path).name + ".partial")
+    try:
+        stream = partial.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        with stream:
+            yield stream
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

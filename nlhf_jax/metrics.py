@@ -1,0 +1,195 @@
+"""What a run says while it goes: metrics to files, progress to the terminal."""
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TextIO
+
+# TensorBoard's own protocol buffers and record format; its EventFileWriter would import TensorFlow.
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from nlhf_jax.files import write_whole
+
+FILE_NAME = "metrics.jsonl"
+_PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
+_TERMINAL_INTERVAL = 0.1
+
+
+class MetricWriter:
+    """Writes metrics to `directory/metrics.jsonl` and to a TensorBoard event file beside it.
+
+    A line of the JSON file is `{"step": 10, "split": "train", "loss": 1.5, ...}`. It is on disk
+    when `write` returns. JSON knows no NaN, so a value that is not finite is written as null.
+
+    Args:
+      directory: the stage's directory.
+      restored_step: the step that the run continues from. What an earlier attempt wrote about later
+        steps goes, so that every step stands there once.
+    """
+
+    def __init__(self, directory: str | os.PathLike, restored_step: int = 0):
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / FILE_NAME
+        _drop_lines_after(path, restored_step)
+        self._lines = path.open("a", encoding="utf-8")
+        self._events = _EventFile(directory)
+        if restored_step:
+            self._events.forget_after(restored_step)
+
+    def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
+        """Writes the metrics of `split` ("train", "validation", ...) at `step`."""
+        values = {name: float(value) for name, value in metrics.items()}
+        finite = {name: value if _is_finite(value) else None for name, value in values.items()}
+        line = json.dumps({"step": step, "split": split, **finite}, allow_nan=False)
+        self._lines.write(line + "\n")
+        self._lines.flush()
+        self._events.scalars(step, {f"{split}/{name}": value for name, value in values.items()})
+
+    def close(self) -> None:
+        self._lines.close()
+        self._events.close()
+
+
+def _is_finite(value: float) -> bool:
+    return value - value == 0.0
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    """Keeps the whole lines up to `step`; a line that a kill cut short goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            if line.endswith("\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    write_whole(path, "".join(kept))
+
+
+class _EventFile:
+    """A TensorBoard event file."""
+
+    def __init__(self, directory: Path):
+        # Nanoseconds keep two attempts within one second apart; TensorBoard sorts by the number.
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self._records = RecordWriter((directory / name).open("wb"))
+        self._write(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        summary = summary_pb2.Summary(
+            value=[summary_pb2.Summary.Value(tag=tag, simple_value=v) for tag, v in values.items()]
+        )
+        self._write(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
+
+    def forget_after(self, step: int) -> None:
+        """TensorBoard drops the events of earlier files whose step is after `step`."""
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(event_pb2.Event(wall_time=time.time(), step=step + 1, session_log=start))
+
+    def close(self) -> None:
+        self._records.close()
+
+    def _write(self, event: event_pb2.Event) -> None:
+        self._records.write(event.SerializeToString())
+        self._records.flush()
+
+
+class Progress:
+    """The progress of a loop: `name step/steps  rate  loss  time left`.
+
+    On a terminal one line that is written over, elsewhere a plain line about every ten seconds.
+
+    Args:
+      name: what is going on, for example the stage's name.
+      steps: the step at which it ends.
+      stream: where to write.
+      clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        steps: int,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._name = name
+        self._steps = steps
+        self._first_step = 0
+        self._stream = stream if stream is not None else sys.stderr
+        self._clock = clock
+        self._terminal = self._stream.isatty()
+        self._interval = _TERMINAL_INTERVAL if self._terminal else _PLAIN_INTERVAL
+        self._start = clock()
+        self._last_shown = self._start
+        self._width = 0
+
+    def start(self, step: int) -> None:
+        """The rate counts from here: `step` steps are done, and compiling is over."""
+        self._first_step = step
+        self._start = self._clock()
+
+    def status(self, text: str) -> None:
+        """What goes on before the first step; only on a terminal."""
+        if self._terminal:
+            self._show(f"{self._name}: {text}")
+
+    def update(self, step: int, **values: float) -> None:
+        """Shows that `step` steps are done, and `values`, if a line is due."""
+        now = self._clock()
+        if now - self._last_shown >= self._interval:
+            self._last_shown = now
+            self._show(self._line(step, now, values))
+
+    def message(self, text: str) -> None:
+        """A line of its own, which stays."""
+        self._clear()
+        print(f"{self._name}: {text}", file=self._stream, flush=True)
+
+    def close(self) -> None:
+        self._clear()
+
+    def _line(self, step: int, now: float, values: Mapping[str, float]) -> str:
+        parts = [f"{self._name}: step {step}/{self._steps}"]
+        done, elapsed = step - self._first_step, now - self._start
+        if done > 0 and elapsed > 0:
+            rate = done / elapsed
+            parts.append(f"{rate:.3g} steps/s")
+        parts += [f"{name} {value:.4g}" for name, value in values.items()]
+        if done > 0 and elapsed > 0:
+            parts.append(f"{duration((self._steps - step) / rate)} left")
+        return "  ".join(parts)
+
+    def _show(self, line: str) -> None:
+        if self._terminal:
+            self._stream.write("\r" + line.ljust(self._width))
+            self._width = len(line)
+        else:
+            self._stream.write(line + "\n")
+        self._stream.flush()
+
+    def _clear(self) -> None:
+        if self._width:
+            self._stream.write("\r" + " " * self._width + "\r")
+            self._stream.flush()
+            self._width = 0
+
+
+def duration(seconds: float) -> str:
+    """`7.5 s`, `3 min 20 s` or `2 h 05 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

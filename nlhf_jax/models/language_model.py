@@ -1,0 +1,75 @@
+"""What the learners know of a language model.
+
+A family of models joins by implementing `LanguageModel`; learners, rollouts and raters use nothing
+else. Letters in shapes: B prompts, S prompt tokens, G response streams of one prompt (for example
+y and y'), T response tokens, V vocabulary.
+"""
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+
+PAD = 0
+EOS = 1
+
+
+class LanguageModel(Protocol):
+    """A conditional distribution over token sequences, given a prompt.
+
+    Tokens are int32. Prompts are right-padded with 0. Logits are float32. A response is decoded
+    from the start token 0 and ends with, and includes, the first token 1 (EOS).
+    """
+
+    def init(self, rng: jax.Array) -> PyTree:
+        """Random float32 parameters."""
+
+    def logical_axes(self, per_layer: bool = False) -> PyTree:
+        """The tree of the parameters (or of `per_layer` of them): a tuple of axis names an array."""
+
+    def per_layer(self, params: PyTree) -> PyTree:
+        """The tree with one array for each layer and kind of parameter: what optimisers see."""
+
+    def from_per_layer(self, params: PyTree) -> PyTree:
+        """The inverse of `per_layer`."""
+
+    def description(self) -> dict[str, Any]:
+        """JSON-able settings from which `models.registry` builds the same model again."""
+
+    def encode(self, params: PyTree, inputs: jax.Array) -> PyTree:
+        """Reads prompts `[B, S]` into a context, a pytree of arrays with leading axis B."""
+
+    def logits(self, params: PyTree, context: PyTree, targets: jax.Array) -> jax.Array:
+        """Teacher-forced logits `[B, T, V]` at every position of targets `[B, T]`."""
+
+    def start_decoding(self, params: PyTree, context: PyTree, streams: int, length: int) -> PyTree:
+        """Caches for `streams` responses of at most `length` tokens to each prompt."""
+
+    def decode_step(
+        self, params: PyTree, cache: PyTree, position: jax.Array, tokens: jax.Array
+    ) -> tuple[jax.Array, PyTree]:
+        """Logits `[B, G, V]` after the tokens `[B, G]` at the int32 scalar `position`, and caches.
+
+        `tokens` are the decoder's inputs: the start token at position 0, then the previous tokens.
+        """
+
+    def decoding_params(self, params: PyTree) -> PyTree:
+        """Parameters in the form that `start_decoding` and `decode_step` take, made once a loop."""
+
+
+def response_mask(responses: jax.Array) -> jax.Array:
+    """Which tokens of responses `[..., T]` belong to them: float32, 1 up to and including EOS.
+
+    A response without EOS fills its whole length. Padding before EOS counts: a model can sample
+    token 0 like any other, and the loss must score what was sampled.
+    """
+    ended_before = jnp.cumsum(responses == EOS, axis=-1) - (responses == EOS) > 0
+    return (~ended_before).astype(jnp.float32)
+
+
+def token_log_probs(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """log p(target) in nats, float32 `[B, T]`, from logits `[B, T, V]` and targets `[B, T]`."""
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)

@@ -1,0 +1,253 @@
+"""T5 as a `LanguageModel`: encoder, decoder, cached decoding, and its two parameter layouts.
+
+Per-layer layout: `encoder/layers_0/...`, as T5X checkpoints have it. Scanned layout
+(`T5Config.scan_layers`): `encoder/layers/...` with a leading `layers` dimension on every array.
+"""
+
+import dataclasses
+import functools
+import re
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from nlhf_jax.models.language_model import PyTree
+from nlhf_jax.models.t5_layers import (
+    MASKED,
+    DecoderLayer,
+    Dense,
+    Embedding,
+    EncoderLayer,
+    RelativePositionBias,
+    RMSNorm,
+    T5Config,
+)
+from nlhf_jax.sharding import constrain
+
+
+@flax.struct.dataclass
+class Context:
+    """A prompt that was read: encodings `[B, S, E]` and key mask bias `[B, 1, 1, S]` float32."""
+
+    encoded: jax.Array
+    cross_bias: jax.Array
+
+
+@flax.struct.dataclass
+class Cache:
+    """Per-layer keys and values, as a tuple: a stacked cache would be copied at every token."""
+
+    layers: tuple[dict[str, jax.Array], ...]
+    self_bias: jax.Array  # [H, T, T]: row t is the bias of the query at position t, causal
+    cross_bias: jax.Array
+
+
+def _layers(cls: type[nn.Module], config: T5Config, count: int):
+    if not config.scan_layers:
+        return [cls(config) for _ in range(count)]
+    inputs = 1 if cls is EncoderLayer else 3
+    return nn.scan(
+        cls,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=(nn.broadcast,) * inputs,
+        length=count,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )(config)
+
+
+def _apply_layers(layers, x: jax.Array, *args: jax.Array) -> jax.Array:
+    if not isinstance(layers, (list, tuple)):
+        return layers(x, *args)[0]
+    for layer in layers:
+        x, _ = layer(x, *args)
+    return x
+
+
+class Encoder(nn.Module):
+    config: T5Config
+
+    def setup(self):
+        self.relpos_bias = RelativePositionBias(self.config, bidirectional=True)
+        self.layers = _layers(EncoderLayer, self.config, self.config.num_encoder_layers)
+        self.encoder_norm = RMSNorm(self.config.dtype)
+
+    def __call__(self, embedded: jax.Array, mask_bias: jax.Array) -> jax.Array:
+        bias = self.relpos_bias(embedded.shape[1]) + mask_bias
+        return self.encoder_norm(_apply_layers(self.layers, embedded, bias))
+
+
+class Decoder(nn.Module):
+    config: T5Config
+
+    def setup(self):
+        cfg = self.config
+        self.relpos_bias = RelativePositionBias(cfg, bidirectional=False)
+        self.layers = _layers(DecoderLayer, cfg, cfg.num_decoder_layers)
+        self.decoder_norm = RMSNorm(cfg.dtype)
+        if not cfg.logits_via_embedding:
+            axes, scale = ("embed", "vocab"), cfg.emb_dim**-0.5
+            # Compute in the configured dtype is for the body; logits are float32.
+            self.logits_dense = Dense(cfg.vocab_size, axes, scale, "float32")
+
+    def causal_bias(self, length: int) -> jax.Array:
+        causal = jnp.tril(jnp.ones((length, length), bool))
+        return self.relpos_bias(length) + jnp.where(causal, 0.0, MASKED)
+
+    def __call__(self, embedded: jax.Array, context: Context) -> jax.Array:
+        bias = self.causal_bias(embedded.shape[1])
+        x = _apply_layers(self.layers, embedded, context.encoded, bias, context.cross_bias)
+        return self.decoder_norm(x)
+
+    def start(self, context: Context, streams: int, length: int) -> Cache:
+        cfg = self.config
+        batch = context.encoded.shape[0]
+        shape = (batch, streams, length, cfg.num_heads, cfg.head_dim)
+        caches = []
+        for layer in self.layers:
+            keys, values = layer.cross_keys_values(context.encoded)
+            empty = constrain(jnp.zeros(shape, cfg.dtype), "batch", None, None, "heads", None)
+            caches.append(
+                {
+                    "cross_keys": constrain(keys, "batch", None, "heads", None),
+                    "cross_values": constrain(values, "batch", None, "heads", None),
+                    "self_keys": empty,
+                    "self_values": empty,
+                }
+            )
+        return Cache(tuple(caches), self.causal_bias(length)[0], context.cross_bias)
+
+    def step(self, embedded: jax.Array, cache: Cache, position: jax.Array):
+        bias = jax.lax.dynamic_slice_in_dim(cache.self_bias, position, 1, axis=1)
+        x, caches = embedded, []
+        for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
+            x, layer_cache = layer.decode_step(x, layer_cache, position, bias, cache.cross_bias)
+            caches.append(layer_cache)
+        return self.decoder_norm(x), cache.replace(layers=tuple(caches))
+
+
+class T5Network(nn.Module):
+    """The parameters of a T5 and the five ways to run them."""
+
+    config: T5Config
+
+    def setup(self):
+        self.token_embedder = Embedding(self.config)
+        self.encoder = Encoder(self.config)
+        self.decoder = Decoder(self.config)
+
+    def _logits(self, x: jax.Array) -> jax.Array:
+        if self.config.logits_via_embedding:
+            return self.token_embedder.tied_logits(x)
+        return self.decoder.logits_dense(x)
+
+    def encode(self, inputs: jax.Array) -> Context:
+        bias = jnp.where(inputs > 0, 0.0, MASKED)[:, None, None, :]
+        embedded = constrain(self.token_embedder(inputs), "batch", None, None)
+        return Context(self.encoder(embedded, bias), bias)
+
+    def logits(self, context: Context, targets: jax.Array) -> jax.Array:
+        decoder_inputs = jnp.pad(targets[:, :-1], ((0, 0), (1, 0)))
+        embedded = constrain(self.token_embedder(decoder_inputs), "batch", None, None)
+        return self._logits(self.decoder(embedded, context))
+
+    def start(self, context: Context, streams: int, length: int) -> Cache:
+        return self.decoder.start(context, streams, length)
+
+    def step(self, cache: Cache, position: jax.Array, tokens: jax.Array):
+        x, cache = self.decoder.step(self.token_embedder(tokens), cache, position)
+        return self._logits(x), cache
+
+    def __call__(self, inputs: jax.Array, targets: jax.Array) -> jax.Array:
+        return self.logits(self.encode(inputs), targets)
+
+
+class T5:
+    """A `LanguageModel` (see there for shapes) over the parameters of a T5."""
+
+    def __init__(self, config: T5Config):
+        self.config = config
+        self._network = T5Network(config)
+        # Decoding is always unrolled over layers: per-layer caches are updated in place.
+        self._unrolled = T5Network(dataclasses.replace(config, scan_layers=False))
+
+    @property
+    def vocab_size(self) -> int:
+        return self.config.vocab_size
+
+    def description(self) -> dict[str, Any]:
+        return {"family": "t5", **dataclasses.asdict(self.config)}
+
+    def init(self, rng: jax.Array) -> PyTree:
+        # Drawn per layer and then stacked, so that both layouts start from the same numbers.
+        params = nn.meta.unbox(_boxed_params(self._unrolled, rng))
+        return self.from_per_layer(params)
+
+    def logical_axes(self, per_layer: bool = False) -> PyTree:
+        network = self._unrolled if per_layer else self._network
+        boxed = jax.eval_shape(functools.partial(_boxed_params, network), jax.random.key(0))
+        return jax.tree.map(
+            lambda leaf: leaf.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned)
+        )
+
+    def per_layer(self, params: PyTree) -> PyTree:
+        return unstack_layers(params)
+
+    def from_per_layer(self, params: PyTree) -> PyTree:
+        return stack_layers(params) if self.config.scan_layers else params
+
+    def encode(self, params: PyTree, inputs: jax.Array) -> Context:
+        return self._network.apply({"params": params}, inputs, method="encode")
+
+    def logits(self, params: PyTree, context: Context, targets: jax.Array) -> jax.Array:
+        return self._network.apply({"params": params}, context, targets, method="logits")
+
+    def decoding_params(self, params: PyTree) -> PyTree:
+        params = unstack_layers(params)
+        # Cast once, not at every token; and only what a layer casts where it is used.
+        def cast(path, x):
+            name = "/".join(key.key for key in path)
+            kept = "logits_dense" in name or not name.endswith(("kernel", "embedding"))
+            kept = kept or (self.config.logits_via_embedding and name.endswith("embedding"))
+            return x if kept else x.astype(self.config.dtype)
+
+        return jax.tree_util.tree_map_with_path(cast, params)
+
+    def start_decoding(self, params: PyTree, context: Context, streams: int, length: int) -> Cache:
+        return self._unrolled.apply({"params": params}, context, streams, length, method="start")
+
+    def decode_step(self, params: PyTree, cache: Cache, position: jax.Array, tokens: jax.Array):
+        return self._unrolled.apply({"params": params}, cache, position, tokens, method="step")
+
+
+def _boxed_params(network: T5Network, rng: jax.Array) -> PyTree:
+    one = jnp.ones((1, 1), jnp.int32)
+    return network.init(rng, one, one)["params"]
+
+
+def stack_layers(params: PyTree) -> PyTree:
+    """Per-layer parameters (`layers_0`, `layers_1`, ...) to the scanned layout (`layers`)."""
+    params = dict(params)
+    for stack in ("encoder", "decoder"):
+        layers = {k: v for k, v in params[stack].items() if re.fullmatch(r"layers_\d+", k)}
+        ordered = [layers[f"layers_{i}"] for i in range(len(layers))]
+        rest = {k: v for k, v in params[stack].items() if k not in layers}
+        params[stack] = rest | {"layers": jax.tree.map(lambda *x: jnp.stack(x), *ordered)}
+    return params
+
+
+def unstack_layers(params: PyTree) -> PyTree:
+    """The inverse of `stack_layers`. Parameters that are per layer already come back as they are."""
+    params = dict(params)
+    for stack in ("encoder", "decoder"):
+        rest = dict(params[stack])
+        stacked = rest.pop("layers", None)
+        if stacked is None:
+            continue
+        count = jax.tree.leaves(stacked)[0].shape[0]
+        layers = {f"layers_{i}": jax.tree.map(lambda x: x[i], stacked) for i in range(count)}
+        params[stack] = rest | layers
+    return params

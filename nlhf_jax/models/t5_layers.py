@@ -1,0 +1,250 @@
+"""The layers of T5 1.1 and T5 1.0 in Flax linen, with T5X's parameter names and shapes.
+
+Raffel et al. 2020 (T5), Shazeer 2020 (gated GELU), Roberts et al. 2022 (T5X, whose names these are).
+Conventions that differ from other transformers: RMS norm without bias, before each block; attention
+logits are not divided by sqrt(head_dim); position enters only as a bias on self-attention logits.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from nlhf_jax.sharding import constrain
+
+# Added to the logits of masked keys. Finite, so that a row without any key gives no NaN.
+MASKED = -1e10
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+    """Sizes and conventions of a T5. The defaults are T5 1.1; `relu` and tied logits are T5 1.0."""
+
+    vocab_size: int
+    emb_dim: int
+    num_heads: int
+    head_dim: int
+    mlp_dim: int
+    num_encoder_layers: int
+    num_decoder_layers: int
+    mlp_activations: Sequence[str] = ("gelu", "linear")
+    logits_via_embedding: bool = False  # T5 1.0: output tied to the embedding and scaled
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    dtype: str = "float32"  # of activations; parameters, softmax and logits are float32
+    scan_layers: bool = False  # one stacked array per kind of parameter: compiles faster
+
+    def __post_init__(self):
+        object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
+
+
+def _parameter(module: nn.Module, name: str, init, shape: tuple[int, ...], axes: tuple[str, ...]):
+    return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+
+
+def _normal(scale: float) -> Callable:
+    return nn.initializers.normal(stddev=scale)
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + 1e-6) * scale, computed in float32."""
+
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = _parameter(self, "scale", nn.initializers.ones_init(), (x.shape[-1],), ("embed",))
+        x = x.astype(jnp.float32)
+        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+        return (x * scale).astype(self.dtype)
+
+
+class Dense(nn.Module):
+    """A matrix without bias: `[..., in] -> [..., features]`."""
+
+    features: int
+    axes: tuple[str, str]
+    init_scale: float
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (x.shape[-1], self.features)
+        kernel = _parameter(self, "kernel", _normal(self.init_scale), shape, self.axes)
+        return x.astype(self.dtype) @ kernel.astype(self.dtype)
+
+
+class Embedding(nn.Module):
+    """Token embedding `[V, E]`, which T5 1.0 also uses as its output layer."""
+
+    config: T5Config
+
+    def setup(self):
+        shape = (self.config.vocab_size, self.config.emb_dim)
+        self.embedding = _parameter(self, "embedding", _normal(1.0), shape, ("vocab", "embed"))
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        return jnp.take(self.embedding, tokens, axis=0).astype(self.config.dtype)
+
+    def tied_logits(self, x: jax.Array) -> jax.Array:
+        scaled = x * self.config.emb_dim**-0.5
+        return jnp.matmul(scaled, self.embedding.T, preferred_element_type=jnp.float32)
+
+
+def relative_position_bucket(
+    relative_position: np.ndarray, bidirectional: bool, num_buckets: int, max_distance: int
+) -> np.ndarray:
+    """Bucket of `key position - query position`: exact when near, logarithmic when far (T5, 2.1).
+
+    Bidirectional buckets spend their upper half on keys after the query; causal ones treat those
+    as distance 0.
+    """
+    bucket = np.zeros_like(relative_position)
+    if bidirectional:
+        num_buckets //= 2
+        bucket = (relative_position > 0) * num_buckets
+        distance = np.abs(relative_position)
+    else:
+        distance = np.maximum(-relative_position, 0)
+    exact = num_buckets // 2
+    # float32 throughout, as in T5X: the truncation below is sensitive to the last bit.
+    ratio = np.log(distance.astype(np.float32) / exact + np.finfo(np.float32).eps)
+    far = exact + (ratio / np.float32(math.log(max_distance / exact)) * (num_buckets - exact))
+    far = np.minimum(far.astype(np.int32), num_buckets - 1)
+    return bucket + np.where(distance < exact, distance, far)
+
+
+class RelativePositionBias(nn.Module):
+    """The bias `[1, H, Q, K]` on the attention logits of every self-attention layer of a stack."""
+
+    config: T5Config
+    bidirectional: bool
+
+    @nn.compact
+    def __call__(self, length: int) -> jax.Array:
+        cfg = self.config
+        shape = (cfg.num_heads, cfg.relative_attention_num_buckets)
+        table = _parameter(
+            self, "rel_embedding", _normal(cfg.emb_dim**-0.5), shape, ("heads", "relpos_buckets")
+        )
+        positions = np.arange(length, dtype=np.int32)
+        bucket = relative_position_bucket(
+            positions[None, :] - positions[:, None],
+            self.bidirectional,
+            cfg.relative_attention_num_buckets,
+            cfg.relative_attention_max_distance,
+        )
+        return table[None, :, bucket]
+
+
+class Attention(nn.Module):
+    """Multi-head attention without scaling. Heads are split from one `joined_kv` dimension."""
+
+    config: T5Config
+
+    def setup(self):
+        cfg = self.config
+        joined = cfg.num_heads * cfg.head_dim
+        into, out = ("embed", "joined_kv"), ("joined_kv", "embed")
+        # Mesh TensorFlow's initialisation: 1/sqrt(head_dim) is folded into the query kernel.
+        self.query = Dense(joined, into, (cfg.emb_dim * cfg.head_dim) ** -0.5, cfg.dtype)
+        self.key = Dense(joined, into, cfg.emb_dim**-0.5, cfg.dtype)
+        self.value = Dense(joined, into, cfg.emb_dim**-0.5, cfg.dtype)
+        self.out = Dense(cfg.emb_dim, out, joined**-0.5, cfg.dtype)
+
+    def _split(self, x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
+
+    def keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """`[..., K, E]` to keys and values `[..., K, H, D]`."""
+        return self._split(self.key(x)), self._split(self.value(x))
+
+    def __call__(self, x: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array):
+        """Queries `[..., Q, E]`, keys and values `[..., K, H, D]`, bias broadcast to `[..., H, Q, K]`."""
+        queries = self._split(self.query(x))
+        logits = jnp.einsum("...qhd,...khd->...hqk", queries, keys)
+        weights = jax.nn.softmax(logits.astype(jnp.float32) + bias, axis=-1)
+        mixed = jnp.einsum("...hqk,...khd->...qhd", weights.astype(values.dtype), values)
+        return self.out(mixed.reshape(*x.shape[:-1], -1))
+
+
+class MLP(nn.Module):
+    """T5 1.1: gelu(x wi_0) * (x wi_1); T5 1.0: relu(x wi); then wo."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        cfg = self.config
+        hidden = None
+        for i, activation in enumerate(cfg.mlp_activations):
+            name = "wi" if len(cfg.mlp_activations) == 1 else f"wi_{i}"
+            part = Dense(cfg.mlp_dim, ("embed", "mlp"), cfg.emb_dim**-0.5, cfg.dtype, name=name)(x)
+            part = part if activation == "linear" else getattr(nn, activation)(part)
+            hidden = part if hidden is None else hidden * part
+        hidden = constrain(hidden, "batch", *(None,) * (x.ndim - 2), "mlp")
+        return Dense(cfg.emb_dim, ("mlp", "embed"), cfg.mlp_dim**-0.5, cfg.dtype, name="wo")(hidden)
+
+
+class EncoderLayer(nn.Module):
+    config: T5Config
+
+    def setup(self):
+        self.pre_attention_layer_norm = RMSNorm(self.config.dtype)
+        self.attention = Attention(self.config)
+        self.pre_mlp_layer_norm = RMSNorm(self.config.dtype)
+        self.mlp = MLP(self.config)
+
+    def __call__(self, x: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
+        """`[B, S, E]` to the same; the None is what a scan over layers expects beside it."""
+        y = self.pre_attention_layer_norm(x)
+        x = x + self.attention(y, *self.attention.keys_values(y), bias)
+        x = x + self.mlp(self.pre_mlp_layer_norm(x))
+        return constrain(x, "batch", None, None), None
+
+
+class DecoderLayer(nn.Module):
+    config: T5Config
+
+    def setup(self):
+        self.pre_self_attention_layer_norm = RMSNorm(self.config.dtype)
+        self.self_attention = Attention(self.config)
+        self.pre_cross_attention_layer_norm = RMSNorm(self.config.dtype)
+        self.encoder_decoder_attention = Attention(self.config)
+        self.pre_mlp_layer_norm = RMSNorm(self.config.dtype)
+        self.mlp = MLP(self.config)
+
+    def __call__(
+        self, x: jax.Array, encoded: jax.Array, self_bias: jax.Array, cross_bias: jax.Array
+    ) -> tuple[jax.Array, None]:
+        """`[B, T, E]` and encodings `[B, S, E]` to `[B, T, E]`."""
+        y = self.pre_self_attention_layer_norm(x)
+        x = x + self.self_attention(y, *self.self_attention.keys_values(y), self_bias)
+        x = self._after_self_attention(x, *self.cross_keys_values(encoded), cross_bias)
+        return constrain(x, "batch", None, None), None
+
+    def cross_keys_values(self, encoded: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return self.encoder_decoder_attention.keys_values(encoded)
+
+    def decode_step(self, x: jax.Array, cache: dict, position, self_bias, cross_bias):
+        """One token of G streams, `[B, G, E]`; returns the same shape and the caches.
+
+        The streams of a prompt are queries of one cross-attention, so that its keys and values
+        exist once; in self-attention each stream has its own, `[B, G, T, H, D]`.
+        """
+        y = self.pre_self_attention_layer_norm(x)[:, :, None]
+        key, value = self.self_attention.keys_values(y)
+        keys = jax.lax.dynamic_update_slice_in_dim(cache["self_keys"], key, position, axis=2)
+        values = jax.lax.dynamic_update_slice_in_dim(cache["self_values"], value, position, axis=2)
+        x = x + self.self_attention(y, keys, values, self_bias)[:, :, 0]
+        x = self._after_self_attention(x, cache["cross_keys"], cache["cross_values"], cross_bias)
+        return x, cache | {"self_keys": keys, "self_values": values}
+
+    def _after_self_attention(self, x, cross_keys, cross_values, cross_bias):
+        y = self.pre_cross_attention_layer_norm(x)
+        x = x + self.encoder_decoder_attention(y, cross_keys, cross_values, cross_bias)
+        return x + self.mlp(self.pre_mlp_layer_norm(x))

@@ -1,0 +1,98 @@
+"""Sampling responses with KV caches, from one network or from a mixture of several."""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from nlhf_jax.models.language_model import EOS, PAD, LanguageModel, PyTree
+from nlhf_jax.opponents import POLICY, Player
+from nlhf_jax.sharding import constrain
+
+
+def rollout(
+    model: LanguageModel,
+    players: Sequence[Player],
+    params: Mapping[str, PyTree],
+    contexts: Mapping[str, PyTree],
+    rng: jax.Array,
+    max_length: int,
+    temperature: float = 1.0,
+) -> jax.Array:
+    """One response of every player to every prompt, all decoded in the same loop.
+
+    Each network runs only on the streams of the players that have a weight on it. The loop ends as
+    soon as every response has ended.
+
+    Args:
+      model: the architecture that all parameter sets share.
+      players: G players; each gives weights to names in `params`.
+      params: parameter sets by name.
+      contexts: what `model.encode` made of the prompts with each of those parameter sets.
+      rng: a key; the token at position t is drawn with `fold_in(rng, t)`.
+      max_length: T; a response without EOS is cut there.
+      temperature: divides the mixed logits; 0 takes the most likely token.
+
+    Returns:
+      int32 `[B, G, T]`: tokens up to and including EOS, then 0.
+    """
+    streams = {
+        name: [g for g, player in enumerate(players) if name in player]
+        for name in sorted({name for player in players for name in player})
+    }
+    params = {name: model.decoding_params(params[name]) for name in streams}
+    caches = {
+        name: model.start_decoding(params[name], contexts[name], len(players_of), max_length)
+        for name, players_of in streams.items()
+    }
+    batch = jax.tree.leaves(contexts)[0].shape[0]
+
+    def step(state):
+        position, tokens, ended, responses, caches = state
+        mixed = [0.0] * len(players)
+        next_caches = {}
+        for name, players_of in streams.items():
+            # A list of ints would be a gather; the streams of a network are known here.
+            own = jnp.stack([tokens[:, g] for g in players_of], axis=1)
+            logits, next_caches[name] = model.decode_step(
+                params[name], caches[name], position, own
+            )
+            for i, g in enumerate(players_of):
+                mixed[g] = mixed[g] + players[g][name] * logits[:, i]
+        mixed = constrain(jnp.stack(mixed, axis=1), "batch", None, None)
+        if temperature == 0:
+            drawn = jnp.argmax(mixed, axis=-1)
+        else:
+            key = jax.random.fold_in(rng, position)
+            drawn = jax.random.categorical(key, mixed / temperature, axis=-1)
+        drawn = jnp.where(ended, PAD, drawn).astype(jnp.int32)
+        responses = jax.lax.dynamic_update_slice_in_dim(
+            responses, drawn[:, :, None], position, axis=2
+        )
+        return position + 1, drawn, ended | (drawn == EOS), responses, next_caches
+
+    def unfinished(state):
+        position, _, ended, _, _ = state
+        return (position < max_length) & ~jnp.all(ended)
+
+    shape = (batch, len(players))
+    start = jnp.full(shape, PAD, jnp.int32)
+    empty = jnp.full((*shape, max_length), PAD, jnp.int32)
+    state = (jnp.int32(0), start, jnp.zeros(shape, bool), empty, caches)
+    return jax.lax.while_loop(unfinished, step, state)[3]
+
+
+def sample(
+    model: LanguageModel,
+    params: PyTree,
+    inputs: jax.Array,
+    rng: jax.Array,
+    max_length: int,
+    temperature: float = 1.0,
+) -> jax.Array:
+    """One response of one network to each prompt `[B, S]`: int32 `[B, T]`. See `rollout`."""
+    contexts = {"policy": model.encode(params, inputs)}
+    responses = rollout(
+        model, [POLICY], {"policy": params}, contexts, rng, max_length, temperature
+    )
+    return responses[:, 0]

@@ -1,0 +1,121 @@
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from nlhf_jax.evaluation import statistics
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 40, 300])
+def test_clopper_pearson_covers_the_true_rate_95_times_in_100_at_every_rate(n):
+    wins = np.arange(n + 1)
+    low, high = statistics.clopper_pearson(wins, n)
+    for rate in np.linspace(0, 1, 101):
+        covered = (low <= rate + 1e-12) & (rate - 1e-12 <= high)
+        assert stats.binom.pmf(wins, n, rate) @ covered >= 0.95
+
+
+def test_clopper_pearson_ends_are_the_rates_at_which_the_outcome_has_a_tail_of_one_fortieth():
+    low, high = statistics.clopper_pearson(np.array([13]), 40)
+    assert stats.binom.sf(12, 40, low[0]) == pytest.approx(0.025)
+    assert stats.binom.cdf(13, 40, high[0]) == pytest.approx(0.025)
+
+
+def test_clopper_pearson_has_its_closed_form_when_all_or_none_are_won():
+    low, high = statistics.clopper_pearson(np.array([0, 25]), 25)
+    np.testing.assert_allclose(low, [0, 0.025 ** (1 / 25)])
+    np.testing.assert_allclose(high, [1 - 0.025 ** (1 / 25), 1])
+
+
+def test_2000_comparisons_give_the_half_width_that_the_paper_states():
+    low, high = statistics.clopper_pearson(np.arange(2001), 2000)
+    assert 0.022 < np.max(high - low) / 2 <= 0.023
+
+
+@pytest.mark.parametrize(("wins", "n"), [(0.5, 10), (11, 10), (-1, 10), (0, 0)])
+def test_clopper_pearson_refuses_what_are_not_votes(wins, n):
+    with pytest.raises(ValueError, match="whole votes"):
+        statistics.clopper_pearson(np.array([wins]), n)
+
+
+def test_bootstrap_of_zeros_and_ones_has_the_binomial_percentiles():
+    # The resampled mean of k ones among n is Binomial(n, k / n) / n, exactly.
+    n, k = 400, 120
+    low, high = statistics.bootstrap(np.repeat([1.0, 0.0], [k, n - k]), seed=0)
+    exact = stats.binom.ppf([0.025, 0.975], n, k / n) / n
+    np.testing.assert_allclose([low, high], exact, atol=2 / n)
+
+
+def test_bootstrap_depends_on_the_seed_alone():
+    scores = np.random.default_rng(0).random((50, 3, 2))
+    first, again = (np.stack(statistics.bootstrap(scores, seed=4)) for _ in range(2))
+    assert first.shape == (2, 3, 2)
+    np.testing.assert_array_equal(first, again)
+    assert np.any(first != np.stack(statistics.bootstrap(scores, seed=5)))
+
+
+def test_bootstrap_of_one_column_is_that_of_the_column_alone():
+    scores = np.random.default_rng(0).random((50, 3))
+    low, high = statistics.bootstrap(scores, seed=4)
+    alone = statistics.bootstrap_mean(scores[:, 1], seed=4)
+    assert (alone.low, alone.high) == pytest.approx((low[1], high[1]))
+    assert alone.value == pytest.approx(scores[:, 1].mean())
+
+
+@pytest.mark.parametrize("votes", [False, True])
+def test_what_one_player_wins_the_other_loses(votes):
+    scores = np.random.default_rng(0).random((60, 5, 5))
+    if votes:
+        scores = np.round(scores)
+    rates = statistics.win_rates("abcde", scores, votes=votes, seed=0)
+    np.testing.assert_array_equal(rates.rate + rates.rate.T, np.ones((5, 5)))
+    np.testing.assert_array_equal(rates.low + rates.high.T, np.ones((5, 5)))
+    for matrix in (rates.rate, rates.low, rates.high):
+        np.testing.assert_array_equal(np.diag(matrix), np.full(5, 0.5))
+    assert np.all((rates.low <= rates.rate) & (rates.rate <= rates.high))
+    assert rates.between("b", "d").value == pytest.approx(scores[:, 1, 3].mean())
+
+
+def test_counted_votes_carry_the_interval_of_clopper_and_pearson():
+    scores = np.zeros((40, 2, 2))
+    scores[:13, 0, 1] = 1
+    rates = statistics.win_rates(["a", "b"], scores, votes=True, seed=0)
+    low, high = statistics.clopper_pearson(np.array([13]), 40)
+    cell = rates.between("a", "b")
+    assert (cell.value, cell.low, cell.high) == (13 / 40, low[0], high[0])
+    assert rates.interval == "Clopper-Pearson"
+    assert rates.is_decided("a", "b")
+
+
+def test_a_cycle_is_found_once_and_in_beating_order():
+    rate = np.full((4, 4), 0.5)
+    for winner, loser in [(0, 2), (2, 1), (1, 0), (0, 3), (1, 3), (2, 3)]:
+        rate[winner, loser], rate[loser, winner] = 0.6, 0.4
+    assert statistics.cycles(rate) == [(0, 2, 1)]
+
+
+def test_a_ranking_and_a_tie_have_no_cycle():
+    ranking = np.where(np.arange(5)[:, None] < np.arange(5), 0.7, 0.3)
+    assert statistics.cycles(ranking) == []
+    assert statistics.cycles(np.full((5, 5), 0.5)) == []
+
+
+def test_cyclic_triples_of_responses_agree_with_counting_them_prompt_by_prompt():
+    rng = np.random.default_rng(0)
+    scores = rng.random((30, 5, 5))
+    scores = (scores + 1 - scores.transpose(0, 2, 1)) / 2
+    texts = rng.integers(0, 4, (30, 5))
+    distinct = texts[:, :, None] != texts[:, None, :]
+    triples = sum(
+        len({row[i], row[j], row[k]}) == 3
+        for row in texts
+        for i, j, k in itertools.combinations(range(5), 3)
+    )
+    cyclic = sum(
+        len({row[i] for i in cycle}) == 3
+        for row, rate in zip(texts, scores, strict=True)
+        for cycle in statistics.cycles(rate)
+    )
+    assert statistics.count_cyclic_triples(scores, distinct) == (triples, cyclic)
+    assert 0 < cyclic < triples

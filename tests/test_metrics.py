@@ -1,0 +1,135 @@
+"""Metrics on disk and progress on the terminal."""
+
+import io
+import json
+import math
+import subprocess
+import sys
+import types
+
+import pytest
+
+from nlhf_jax.metrics import MetricWriter, Progress, duration
+
+
+def lines(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_every_write_is_a_line_that_is_on_disk_at_once(tmp_path):
+    writer = MetricWriter(tmp_path / "run")
+    writer.write(10, "train", {"loss": 1.5, "accuracy": 0.25})
+    assert lines(tmp_path / "run") == [
+        {"step": 10, "split": "train", "loss": 1.5, "accuracy": 0.25}
+    ]
+    writer.write(10, "validation", {"loss": math.nan, "kl": math.inf})
+    assert lines(tmp_path / "run")[1] == {
+        "step": 10,
+        "split": "validation",
+        "loss": None,
+        "kl": None,
+    }
+    writer.close()
+
+
+def test_a_continued_run_has_every_step_once(tmp_path):
+    writer = MetricWriter(tmp_path)
+    for step in (10, 20, 30):
+        writer.write(step, "train", {"loss": float(step)})
+    writer.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 40, "spl')  # cut short by a kill
+    writer = MetricWriter(tmp_path, restored_step=20)
+    writer.write(30, "train", {"loss": -1.0})
+    writer.close()
+    assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [
+        (10, 10.0),
+        (20, 20.0),
+        (30, -1.0),
+    ]
+
+
+def test_tensorboard_reads_the_events_and_forgets_what_was_done_again(tmp_path, monkeypatch):
+    # TensorBoard's own switch for reading without TensorFlow, which takes seconds to import.
+    notf = types.ModuleType("tensorboard.compat.notf")
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.notf", notf)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    writer = MetricWriter(tmp_path)
+    for step in (10, 20, 30):
+        writer.write(step, "train", {"loss": float(step)})
+    writer.close()
+    writer = MetricWriter(tmp_path, restored_step=20)
+    writer.write(30, "train", {"loss": -1.0})
+    writer.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [
+        (10, 10.0),
+        (20, 20.0),
+        (30, -1.0),
+    ]
+
+
+def test_writing_metrics_does_not_import_tensorflow(tmp_path):
+    program = (
+        "import sys; from nlhf_jax.metrics import MetricWriter\n"
+        f"writer = MetricWriter({str(tmp_path)!r}); writer.write(1, 'train', {{'loss': 1.0}})\n"
+        "assert 'tensorflow' not in sys.modules and 'jax' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+class _Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def run_progress(stream, times):
+    """100 steps, one per entry of `times` (seconds), with a loss."""
+    now = [0.0]
+    progress = Progress("sft", steps=100, stream=stream, clock=lambda: now[0])
+    progress.start(0)
+    for step, now[0] in enumerate(times, start=1):
+        progress.update(step, loss=2.5)
+    progress.message("done")
+    progress.close()
+    return stream.getvalue()
+
+
+def test_a_terminal_gets_one_line_that_is_written_over():
+    text = run_progress(_Terminal(), [1.0, 2.0])
+    assert text.startswith("\rsft: step 1/100  1 steps/s  loss 2.5  1 min 39 s left")
+    assert "\rsft: step 2/100" in text
+    assert text.count("\n") == 1 and text.endswith("\rsft: done\n")
+
+
+def test_what_goes_on_before_the_first_step_is_said_on_a_terminal_only():
+    for stream, text in ((_Terminal(), "\rsft: compiles\r             \r"), (io.StringIO(), "")):
+        progress = Progress("sft", steps=100, stream=stream)
+        progress.status("compiles")
+        progress.close()
+        assert stream.getvalue() == text
+
+
+def test_elsewhere_a_plain_line_comes_every_ten_seconds():
+    text = run_progress(io.StringIO(), [2.0 * step for step in range(1, 12)])
+    assert text.splitlines() == [
+        "sft: step 5/100  0.5 steps/s  loss 2.5  3 min 10 s left",
+        "sft: step 10/100  0.5 steps/s  loss 2.5  3 min 00 s left",
+        "sft: done",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (7.46, "7.5 s"),
+        (59.4, "59 s"),
+        (59.7, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (7500, "2 h 05 min"),
+    ],
+)
+def test_durations_read_well(seconds, text):
+    assert duration(seconds) == text
