@@ -9,11 +9,15 @@ All array and directory access goes through Orbax and `epath`, so a path may be 
 """
 
 import base64
+import contextlib
 import dataclasses
+import gc
 import hashlib
 import importlib.metadata
 import math
-from collections.abc import Mapping
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -186,10 +190,8 @@ class Checkpoints:
         path = self.directory / str(step)
         description = _read_description(path)
         _check_same_arrays(path, abstract_state)
-        try:
+        with _damage_is_one_error(path):
             state = _restore(path, abstract_state)
-        except Exception as error:  # Orbax and TensorStore raise of every kind for a cut file.
-            raise _damaged(path, error) from error
         return state, description["data_position"]
 
     def wait(self) -> None:
@@ -223,10 +225,8 @@ def load(
     """
     step_path = _step_directory(epath.Path(path), best)
     description = _read_description(step_path)
-    try:
+    with _damage_is_one_error(step_path):
         tree = _saved_tree(step_path)[what]
-    except Exception as error:
-        raise _damaged(step_path, error) from error
     if not jax.tree.leaves(tree):
         raise UserError(
             f"the checkpoint {step_path} has no {what!r}: it was trained without a moving average "
@@ -234,21 +234,23 @@ def load(
         )
     if sharding is None or isinstance(sharding, jax.sharding.Sharding):
         sharding = jax.tree.map(lambda _: sharding, tree)
-    try:
-        # is_leaf: None in `sharding` stands for "as NumPy".
-        template = jax.tree.map(
-            lambda place, array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
-            sharding,
-            tree,
-            is_leaf=lambda node: node is None,
-        )
+    template = jax.tree.map(
+        lambda place, array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
+        sharding,
+        tree,
+        is_leaf=lambda node: node is None,  # which stands for "as NumPy"
+    )
+    with _damage_is_one_error(step_path):
         params = _restore(step_path, {what: template}, partial=True)[what]
         vocabulary_bytes = base64.b64decode(description["vocabulary"]["base64"])
         if hashlib.sha256(vocabulary_bytes).hexdigest() != description["vocabulary"]["sha256"]:
             raise ValueError("the vocabulary inside does not match its checksum")
-    except Exception as error:
-        raise _damaged(step_path, error) from error
     return Checkpoint(params, description, vocabulary_bytes, description["step"], str(step_path))
+
+
+def read_description(path: str, *, best: bool = False) -> dict[str, Any]:
+    """What a checkpoint says about itself, without its arrays; arguments and errors as `load`."""
+    return _read_description(_step_directory(epath.Path(path), best))
 
 
 def check_vocabulary_fits(checkpoint: Checkpoint, vocabulary: Any) -> None:
@@ -370,6 +372,32 @@ def _read_description(path: epath.Path) -> dict[str, Any]:
     return description
 
 
+@contextlib.contextmanager
+def _damage_is_one_error(path: epath.Path) -> Iterator[None]:
+    """Whatever Orbax and TensorStore raise for missing or cut files becomes one UserError.
+
+    Arrays are read concurrently. When one read fails, the others find their event loop closed and
+    print so from their threads, or are never awaited: the user has no use for that.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+        sys.unraisablehook = before  # After a failure it stays: the threads print when they please.
+        return
+    except Exception as error:
+        damage = _damaged(path, error)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        gc.collect()
+    raise damage
+
+
 def _saved_tree(path: epath.Path) -> dict[str, Any]:
     """Shapes and dtypes of everything in the state, as nested dicts."""
     return ocp.PyTreeCheckpointHandler().metadata(path / _STATE).tree
@@ -407,10 +435,8 @@ def _check_same_arrays(path: epath.Path, abstract_state: Any) -> None:
             for key, leaf in leaves
         }
 
-    try:
+    with _damage_is_one_error(path):
         saved = shapes(_saved_tree(path))
-    except Exception as error:
-        raise _damaged(path, error) from error
     wanted = shapes(abstract_state)
     for name in sorted(saved.keys() | wanted.keys()):
         if saved.get(name) != wanted.get(name):

@@ -184,7 +184,6 @@ def files_of(directory):
     )
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("damage", ["delete", "empty", "halve"])
 def test_a_damaged_checkpoint_is_an_error_or_still_has_every_bit(tmp_path, damage):
     """Each kind of file in turn; some are of no consequence, but no damage gives wrong numbers."""

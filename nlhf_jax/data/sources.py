@@ -39,17 +39,22 @@ class Sources:
     prompts: seqio.DataSource | None = None
 
 
+def _ordered(dataset: tf.data.Dataset, rows: int, shuffled: bool, seed: int | None):
+    """The dataset, or all of it shuffled: T5X asks for that, our batches have their own order."""
+    return dataset.shuffle(rows, seed=seed) if shuffled else dataset
+
+
 def tldr_mini_sources(data_dir) -> Sources:
     """`tldr_mini`, written under `data_dir` when first read. The prompts are those of `sft`."""
 
-    def sft(split, shuffle_files):
-        del shuffle_files  # one file, in a fixed order
+    def sft(split, shuffle_files, seed=None):
         rows = tldr_mini.load("sft", split, data_dir)
+        rows = _ordered(rows, SPLIT_POSTS[split], shuffle_files, seed)
         return rows.map(lambda row: {"prompt": row["post"], "completions": row["summaries"]})
 
-    def preferences(split, shuffle_files):
-        del shuffle_files
+    def preferences(split, shuffle_files, seed=None):
         rows = tldr_mini.load("preferences", split, data_dir)
+        rows = _ordered(rows, SPLIT_COMPARISONS[split], shuffle_files, seed)
         return rows.map(
             lambda row: {
                 "prompt": row["post"],
@@ -70,14 +75,14 @@ def _file_source(
     if not paths:
         return None
 
-    def dataset(split, shuffle_files):
-        del shuffle_files
+    def dataset(split, shuffle_files, seed=None):
         if split not in paths:
             raise UserError(
                 f"there is no {kind} file for the split '{split}'; there are {sorted(paths)}"
             )
         found = list(rows(paths[split]))  # here, so that a bad line is an error of its own kind
-        return tf.data.Dataset.from_generator(lambda: iter(found), output_signature=signature)
+        dataset = tf.data.Dataset.from_generator(lambda: iter(found), output_signature=signature)
+        return _ordered(dataset, len(found), shuffle_files, seed)
 
     return seqio.FunctionDataSource(dataset, tuple(paths))
 

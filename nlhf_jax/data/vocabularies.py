@@ -128,7 +128,7 @@ def train_vocabulary(
             model_type="unigram",
             normalization_rule_name="nmt_nfkc_cf" if fold_case else "nmt_nfkc",
             character_coverage=0.9999,
-            required_chars=string.digits + letters + string.punctuation,
+            required_chars="▁" + string.digits + letters + string.punctuation,
             hard_vocab_limit=False,
             user_defined_symbols=[f"▁{word}" for word in dict.fromkeys(("1", "2", *whole_words))],
             pad_id=PAD_ID,

@@ -105,15 +105,15 @@ class Decoder(nn.Module):
     def start(self, context: Context, streams: int, length: int) -> Cache:
         cfg = self.config
         batch = context.encoded.shape[0]
-        shape = (batch, streams, length, cfg.num_heads, cfg.head_dim)
+        shape = (batch, streams, cfg.num_heads, length, cfg.head_dim)
         caches = []
         for layer in self.layers:
             keys, values = layer.cross_keys_values(context.encoded)
-            empty = constrain(jnp.zeros(shape, cfg.dtype), "batch", None, None, "heads", None)
+            empty = constrain(jnp.zeros(shape, cfg.dtype), "batch", None, "heads", None, None)
             caches.append(
                 {
-                    "cross_keys": constrain(keys, "batch", None, "heads", None),
-                    "cross_values": constrain(values, "batch", None, "heads", None),
+                    "cross_keys": constrain(keys, "batch", "heads", None, None),
+                    "cross_values": constrain(values, "batch", "heads", None, None),
                     "self_keys": empty,
                     "self_values": empty,
                 }

@@ -157,18 +157,19 @@ class Attention(nn.Module):
         self.out = Dense(cfg.emb_dim, out, joined**-0.5, cfg.dtype)
 
     def _split(self, x: jax.Array) -> jax.Array:
-        return x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
+        """`[..., L, H * D]` to `[..., H, L, D]`: plain batched matrix products from here on."""
+        x = x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
+        return x.swapaxes(-2, -3)
 
     def keys_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """`[..., K, E]` to keys and values `[..., K, H, D]`."""
+        """`[..., K, E]` to keys and values `[..., H, K, D]`."""
         return self._split(self.key(x)), self._split(self.value(x))
 
     def __call__(self, x: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array):
-        """Queries `[..., Q, E]`, keys and values `[..., K, H, D]`, bias broadcast to `[..., H, Q, K]`."""
-        queries = self._split(self.query(x))
-        logits = jnp.einsum("...qhd,...khd->...hqk", queries, keys)
+        """Queries `[..., Q, E]`, keys and values `[..., H, K, D]`, bias broadcast to `[..., H, Q, K]`."""
+        logits = self._split(self.query(x)) @ keys.swapaxes(-1, -2)
         weights = jax.nn.softmax(logits.astype(jnp.float32) + bias, axis=-1)
-        mixed = jnp.einsum("...hqk,...khd->...qhd", weights.astype(values.dtype), values)
+        mixed = (weights.astype(values.dtype) @ values).swapaxes(-2, -3)
         return self.out(mixed.reshape(*x.shape[:-1], -1))
 
 
@@ -234,12 +235,12 @@ class DecoderLayer(nn.Module):
         """One token of G streams, `[B, G, E]`; returns the same shape and the caches.
 
         The streams of a prompt are queries of one cross-attention, so that its keys and values
-        exist once; in self-attention each stream has its own, `[B, G, T, H, D]`.
+        exist once; in self-attention each stream has its own, `[B, G, H, T, D]`.
         """
         y = self.pre_self_attention_layer_norm(x)[:, :, None]
         key, value = self.self_attention.keys_values(y)
-        keys = jax.lax.dynamic_update_slice_in_dim(cache["self_keys"], key, position, axis=2)
-        values = jax.lax.dynamic_update_slice_in_dim(cache["self_values"], value, position, axis=2)
+        keys = jax.lax.dynamic_update_slice_in_dim(cache["self_keys"], key, position, axis=3)
+        values = jax.lax.dynamic_update_slice_in_dim(cache["self_values"], value, position, axis=3)
         x = x + self.self_attention(y, keys, values, self_bias)[:, :, 0]
         x = self._after_self_attention(x, cache["cross_keys"], cache["cross_values"], cross_bias)
         return x, cache | {"self_keys": keys, "self_values": values}

@@ -136,7 +136,7 @@ def test_quality_decides_against_the_references(posts, references):
 
 
 def test_even_the_best_mix_has_no_unbeaten_summary(posts):
-    """Among all flawless mixes of manners each one loses to another: the game has no pure winner."""
+    """Among all flawless mixes of manners each one loses to another: no pure winner."""
     for post in posts[:20]:
         summaries = [
             flawless(post, text.Manner(hedge, headline, *rest))

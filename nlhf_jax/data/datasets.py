@@ -1,0 +1,116 @@
+"""A family of tasks, as a gin file names one: vocabulary, examples, and who judges.
+
+The feature lengths are tokens with EOS: `inputs` and `targets` for policies, `text` and `summary`
+for raters.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+from nlhf_jax.data import population
+from nlhf_jax.data.batches import Examples, load_examples
+from nlhf_jax.data.templates import (
+    RATER_INSTRUCTION,
+    RATER_SUMMARY_1,
+    RATER_SUMMARY_2,
+    REWARD_INSTRUCTION,
+    REWARD_SUMMARY,
+    SHORT_INSTRUCTION,
+    SHORT_SUMMARY,
+    SHORT_SUMMARY_1,
+    SHORT_SUMMARY_2,
+    RaterTemplate,
+    RewardTemplate,
+    check_feature_lengths,
+    rater_segments,
+    reward_segments,
+)
+from nlhf_jax.data.vocabularies import Vocabulary, tldr_mini_vocabulary
+from nlhf_jax.evaluation.judges import Judge, PopulationJudge
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Registered seqio tasks `{name}_sft`, `{name}_prompts`, `{name}_comparisons`, ...
+
+    Attributes:
+      name: prefix of the tasks.
+      vocabulary: of all of them.
+      rater: template of a preference model.
+      reward: template of a reward model.
+      judge: who the raters are, where they are known exactly; None on real data.
+    """
+
+    name: str
+    vocabulary: Vocabulary
+    rater: RaterTemplate
+    reward: RewardTemplate
+    judge: Judge | None = None
+
+    def examples(self, task: str, split: str, feature_lengths: Mapping[str, int]) -> Examples:
+        """All examples of `sft`, `prompts` or `comparisons`. Raises UserError for bad data."""
+        if task == "comparisons":
+            check_feature_lengths(self.rater, feature_lengths)
+        return load_examples(f"{self.name}_{task}", split, feature_lengths)
+
+
+def tldr_mini(data_dir: str, short_template: bool = True) -> Dataset:
+    """The generated posts and summaries, written under `data_dir` when first read.
+
+    Args:
+      data_dir: a directory for the TFDS files.
+      short_template: leave the paper's instruction out of the rater's input, which for a small
+        model would be half of what it reads.
+    """
+    from nlhf_jax.data import sources, tasks
+
+    vocabulary = tldr_mini_vocabulary()
+    dataset = Dataset(
+        "tldr_mini",
+        vocabulary,
+        *_templates(vocabulary, short_template),
+        judge=PopulationJudge(population.preferences),
+    )
+    tasks.register_tasks(
+        dataset.name, sources.tldr_mini_sources(data_dir), vocabulary, dataset.rater
+    )
+    return dataset
+
+
+def json_lines(
+    vocabulary: str,
+    sft: Mapping[str, str],
+    preferences: Mapping[str, str],
+    prompts: Mapping[str, str] | None = None,
+    name: str = "json_lines",
+    short_template: bool = False,
+) -> Dataset:
+    """A user's files: `{split: path}` for each kind (see `data/json_lines.py` for their keys).
+
+    Args:
+      vocabulary: path of a SentencePiece model.
+      sft: prompts with completions.
+      preferences: comparisons.
+      prompts: for policy training and tournaments; by default those of `sft`.
+      name: prefix of the tasks.
+      short_template: as in `tldr_mini`.
+    """
+    from nlhf_jax.data import sources, tasks
+
+    words = Vocabulary.load(vocabulary)
+    dataset = Dataset(name, words, *_templates(words, short_template))
+    found = sources.json_lines_sources(sft, preferences, prompts)
+    tasks.register_tasks(name, found, words, dataset.rater)
+    return dataset
+
+
+def _templates(vocabulary: Vocabulary, short: bool) -> tuple[RaterTemplate, RewardTemplate]:
+    if short:
+        return (
+            rater_segments(vocabulary, SHORT_INSTRUCTION, SHORT_SUMMARY_1, SHORT_SUMMARY_2),
+            reward_segments(vocabulary, SHORT_INSTRUCTION, SHORT_SUMMARY),
+        )
+    return (
+        rater_segments(vocabulary, RATER_INSTRUCTION, RATER_SUMMARY_1, RATER_SUMMARY_2),
+        reward_segments(vocabulary, REWARD_INSTRUCTION, REWARD_SUMMARY),
+    )

@@ -1,0 +1,320 @@
+"""The jobs that gin configures: train one learner, play a tournament, train a vocabulary.
+
+And `sample`, which needs no configuration, because a checkpoint describes itself.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+
+from nlhf_jax import builders, checkpoints
+from nlhf_jax import train as loop
+from nlhf_jax.data.datasets import Dataset
+from nlhf_jax.data.jobs import train_vocabulary_from_files
+from nlhf_jax.data.vocabularies import Vocabulary
+from nlhf_jax.errors import UserError
+from nlhf_jax.evaluation.judges import Judge, PreferenceModelJudge
+from nlhf_jax.evaluation.tournament import Player, play, warnings
+from nlhf_jax.metrics import Progress
+from nlhf_jax.models.language_model import EOS, LanguageModel, response_mask, token_log_probs
+from nlhf_jax.rollout import sample as sample_responses
+from nlhf_jax.sharding import Partitioner
+
+# The seqio task that each kind of learner trains on.
+_TASKS = {
+    "supervised": "sft",
+    "preference": "comparisons",
+    "reward": "comparisons",
+    "policy": "prompts",
+}
+
+
+class _Batches:
+    """The loop's view of the training examples: a batch for every step."""
+
+    def __init__(self, examples, batch_size: int, seed: int):
+        self._examples, self._batch_size, self._seed = examples, batch_size, seed
+
+    def batch(self, step_index: int) -> dict[str, np.ndarray]:
+        return self._examples.batch(step_index, self._batch_size, self._seed)
+
+
+def train(
+    workdir: str,
+    learner: builders.Builder,
+    data: Dataset,
+    partitioner: Partitioner,
+    optimizer: optax.GradientTransformation,
+    feature_lengths: Mapping[str, int],
+    train_steps: int,
+    batch_size: int,
+    seed: int,
+    log_period: int,
+    checkpoint_period: int,
+    eval_period: int | None = None,
+    eval_examples: int | None = None,
+    keep_checkpoints: int = 1,
+    best_metric: str | None = None,
+    best_mode: str = "max",
+    microbatches: int = 1,
+) -> None:
+    """Trains one learner in `workdir`, or continues there.
+
+    Args:
+      workdir: gets checkpoints, metrics and timing.
+      learner: a function of `nlhf_jax.builders`.
+      data: tasks with the splits `train` and, for evaluation, `validation`.
+      partitioner: the mesh.
+      optimizer: from `nlhf_jax.optimizers`.
+      feature_lengths: tokens per feature, EOS included; see `data/datasets.py`.
+      train_steps: optimiser steps in all.
+      batch_size: examples per step, over all devices.
+      seed: of parameters, data order and sampling.
+      log_period: steps per line of metrics.
+      checkpoint_period: steps between checkpoints.
+      eval_period: steps between evaluations; None evaluates after the last step only.
+      eval_examples: how many validation examples; None for all, 0 for no evaluation.
+      keep_checkpoints: the latest ones that stay.
+      best_metric: a validation metric by which one more checkpoint stays.
+      best_mode: "max" or "min".
+      microbatches: parts in which a batch's gradient is computed.
+
+    Raises:
+      UserError: settings, data or checkpoints that cannot be used.
+    """
+    batch_devices = partitioner.mesh.shape["data"] * partitioner.mesh.shape["fsdp"]
+    if batch_size < 1 or batch_size % (batch_devices * microbatches):
+        raise UserError(
+            f"BATCH_SIZE is {batch_size} but must be a multiple of the {batch_devices} devices "
+            f"that share a batch times MICROBATCHES, {microbatches}"
+        )
+    if train_steps < 1:
+        raise UserError(f"TRAIN_STEPS is {train_steps} but must be at least 1")
+    setup = builders.Setup(
+        data, dict(feature_lengths), partitioner, optimizer, seed, microbatches
+    )
+    built = learner(setup)
+    task = _TASKS[built.kind]
+    examples = data.examples(task, "train", feature_lengths)
+    evaluation = ()
+    if eval_examples != 0:
+        held_out = data.examples(task, "validation", feature_lengths)
+        evaluation = list(held_out.take(eval_examples or len(held_out)).eval_batches(batch_size))
+    counts = {f"truncated_{name}": count for name, count in examples.truncated.items()}
+    rater = getattr(built, "rater", None)
+    described = rater.description() if rater is not None else {}
+    loop.train(
+        built,
+        _Batches(examples, batch_size, seed),
+        workdir=workdir,
+        steps=train_steps,
+        description=checkpoints.describe(
+            kind=built.kind,
+            model=built.model.description(),
+            feature_lengths=feature_lengths,
+            vocabulary_bytes=data.vocabulary.model_bytes,
+            rater_template=described.get("template"),
+            rater_labels=described.get("labels"),
+        ),
+        log_period=log_period,
+        checkpoint_period=checkpoint_period,
+        keep_checkpoints=keep_checkpoints,
+        eval_batches=evaluation,
+        eval_period=eval_period,
+        best_metric=best_metric,
+        best_mode=best_mode,
+        data_metrics={"examples": len(examples)} | counts,
+    )
+
+
+def evaluate(
+    workdir: str,
+    players: Mapping[str, str],
+    reference: str,
+    data: Dataset,
+    partitioner: Partitioner,
+    feature_lengths: Mapping[str, int],
+    num_prompts: int | None,
+    batch_size: int,
+    seed: int,
+    split: str = "test",
+    rater_checkpoint: str | None = None,
+    temperature: float = 1.0,
+) -> None:
+    """A tournament of policies on the same prompts; writes `workdir/tournament.json`.
+
+    Args:
+      workdir: gets the result.
+      players: policy name -> checkpoint; `DIR#average` for Nash-EMA's averaged parameters.
+      reference: the checkpoint to which KL is measured, the SFT policy.
+      data: tasks with `split`.
+      partitioner: the mesh.
+      feature_lengths: `inputs` and `targets`.
+      num_prompts: from the start of the split; None for all.
+      batch_size: prompts that are sampled at once.
+      seed: of the samples and the bootstrap.
+      split: of the prompts.
+      rater_checkpoint: a preference model as the judge; None asks the data's own population.
+      temperature: of the samples.
+
+    Raises:
+      UserError: a checkpoint or data that cannot be used, or no judge.
+    """
+    judge = _judge(rater_checkpoint, data, partitioner, batch_size)
+    examples = data.examples("prompts", split, feature_lengths)
+    examples = examples.take(num_prompts or len(examples))
+    prompts, references = examples.texts("inputs"), examples.texts("references")
+    progress = Progress(Path(workdir).name, len(players))
+    progress.status("samples the players' responses")
+    base = builders.load_network(reference, partitioner, data)
+    entries, programs = {}, {}
+    for name, source in players.items():
+        path, _, what = source.partition("#")
+        network = builders.load_network(path, partitioner, data, what=what or "params")
+        architecture = str(network.model.description())
+        if architecture not in programs:  # players of one architecture share a program
+            programs[architecture] = _sampling_program(
+                network.model, base.model, feature_lengths["targets"], temperature
+            )
+        entries[name] = _enter(
+            network,
+            base,
+            programs[architecture],
+            examples,
+            data.vocabulary,
+            partitioner,
+            batch_size,
+            seed,
+        )
+        progress.message(f"{name} has written {len(prompts)} responses")
+    result = play(
+        prompts,
+        entries,
+        judge,
+        references=references if references and all(references) else None,
+        seed=seed,
+    )
+    result.save(Path(workdir) / "tournament.json")
+    for warning in warnings(result):
+        progress.message(f"warning: {warning}")
+    progress.close()
+
+
+def _judge(
+    rater_checkpoint: str | None, data: Dataset, partitioner: Partitioner, batch_size: int
+) -> Judge:
+    if rater_checkpoint is None:
+        if data.judge is None:
+            raise UserError(
+                f"the data '{data.name}' has no judge of its own; give RATER_CHECKPOINT, a "
+                "preference model"
+            )
+        return data.judge
+    rater = builders.load_network(rater_checkpoint, partitioner, data)
+    if rater.kind != "preference":
+        raise UserError(f"RATER_CHECKPOINT {rater_checkpoint} is a {rater.kind} model, not a "
+                        "preference model")
+    lengths = rater.feature_lengths
+    ask = jax.jit(functools.partial(rater.preference_model().probability, both_orders=False))
+
+    def probability(text: np.ndarray, first: np.ndarray, second: np.ndarray) -> jax.Array:
+        batch = partitioner.place_batch({"text": text, "first": first, "second": second})
+        return ask(rater.params, **batch)
+
+    return PreferenceModelJudge(
+        probability,
+        data.vocabulary.encode,
+        lengths["text"],
+        lengths["summary"],
+        batch_size,
+        name="preference model",
+    )
+
+
+def _enter(network, base, program, examples, vocabulary, partitioner, batch_size, seed) -> Player:
+    """Samples one player's responses, with their log-probability ratios to the base policy."""
+    responses, ratios = [], []
+    for number, batch in enumerate(examples.eval_batches(batch_size)):
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        inputs = partitioner.place_batch({"inputs": batch["inputs"]})["inputs"]
+        tokens, ratio = jax.device_get(program(network.params, base.params, inputs, key))
+        kept = batch["valid"] > 0
+        responses.append(tokens[kept])
+        ratios.append(ratio[kept])
+    tokens = np.concatenate(responses)
+    return Player(
+        responses=[vocabulary.decode(row.tolist()) for row in tokens],
+        log_ratios=np.concatenate(ratios),
+        token_counts=np.asarray(response_mask(tokens).sum(axis=-1)),
+    )
+
+
+def _sampling_program(
+    policy: LanguageModel, base: LanguageModel, length: int, temperature: float
+) -> Callable:
+    """(policy's parameters, base's, inputs, key) -> responses `[B, T]` and log ratios `[B]`."""
+
+    def run(params, base_params, inputs, key):
+        responses = sample_responses(policy, params, inputs, key, length, temperature)
+
+        def log_prob(model, values):
+            logits = model.logits(values, model.encode(values, inputs), responses)
+            return (token_log_probs(logits, responses) * response_mask(responses)).sum(axis=-1)
+
+        return responses, log_prob(policy, params) - log_prob(base, base_params)
+
+    return jax.jit(run)
+
+
+def sample(
+    checkpoint: str,
+    prompts: Sequence[str],
+    num_samples: int,
+    temperature: float,
+    seed: int,
+    batch_size: int = 32,
+) -> list[list[str]]:
+    """`num_samples` responses of one checkpoint to each prompt.
+
+    Raises UserError if the checkpoint cannot be read or is a rater's.
+    """
+    partitioner = Partitioner(devices=jax.devices()[:1])
+    network = builders.load_network(checkpoint, partitioner)
+    if network.kind not in ("supervised", "policy"):
+        raise UserError(f"the checkpoint {checkpoint} is a {network.kind} model: it rates texts "
+                        "and writes none")
+    lengths = network.feature_lengths
+    vocabulary = Vocabulary.from_bytes(network.vocabulary_bytes)
+    rows = np.zeros((len(prompts), lengths["inputs"]), np.int32)
+    for row, prompt in zip(rows, prompts, strict=True):
+        tokens = vocabulary.encode(prompt)[: lengths["inputs"] - 1] + [EOS]
+        row[: len(tokens)] = tokens
+    rows = np.repeat(rows, num_samples, axis=0)
+
+    @jax.jit
+    def run(params, inputs, key):
+        return sample_responses(
+            network.model, params, inputs, key, lengths["targets"], temperature
+        )
+
+    texts = []
+    for start in range(0, len(rows), batch_size):
+        chunk = rows[np.minimum(np.arange(start, start + batch_size), len(rows) - 1)]
+        key = jax.random.fold_in(jax.random.key(seed), start)
+        texts += [vocabulary.decode(row.tolist()) for row in np.asarray(run(network.params, chunk, key))]
+    return [texts[i * num_samples : (i + 1) * num_samples] for i in range(len(prompts))]
+
+
+def train_vocabulary(workdir: str, files: Mapping[str, str], size: int) -> None:
+    """Trains `workdir/vocabulary.model` on JSON lines.
+
+    Args:
+      workdir: gets the SentencePiece model.
+      files: path -> kind, "sft", "preferences" or "prompts".
+      size: pieces, at most.
+    """
+    train_vocabulary_from_files(files, Path(workdir) / "vocabulary.model", size)
