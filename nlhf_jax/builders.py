@@ -63,7 +63,7 @@ def preference(setup: Setup, model: T5Config, initial_checkpoint: str | None = N
     """A preference model; `initial_checkpoint` may be of any stage with the same model."""
     network = _network(model, setup.data)
     labels = setup.data.vocabulary.rater_labels()
-    rater = PreferenceModel(network, preference_template(setup.data), labels)
+    rater = PreferenceModel(network, setup.data.rater.segments, labels)
     params = _initial_params(initial_checkpoint, network, setup)
     return PreferenceLearner(rater=rater, initial_params=params, **setup.learner())
 
@@ -71,8 +71,7 @@ def preference(setup: Setup, model: T5Config, initial_checkpoint: str | None = N
 def reward(setup: Setup, model: T5Config, initial_checkpoint: str | None = None) -> Learner:
     """A Bradley-Terry reward model; `initial_checkpoint` as in `preference`."""
     network = _network(model, setup.data)
-    instruction, before_summary = setup.data.reward
-    rater = RewardModel(network, (instruction, "text", before_summary, "first"))
+    rater = RewardModel(network, setup.data.reward.segments)
     params = _initial_params(initial_checkpoint, network, setup)
     return RewardLearner(rater=rater, initial_params=params, **setup.learner())
 
@@ -126,12 +125,6 @@ def policy(
         average_decay=average_decay,
         **setup.learner(),
     )
-
-
-def preference_template(data: Dataset) -> Template:
-    """The preference model's template, with the names of the slots between its fixed segments."""
-    instruction, before_first, before_second = data.rater
-    return (instruction, "text", before_first, "first", before_second, "second")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,9 +37,11 @@ from nlhf_jax.metrics import duration
 JOBS = {
     "train": "nlhf_jax.jobs:train",
     "evaluate": "nlhf_jax.jobs:evaluate",
+    "data": "nlhf_jax.jobs:train_vocabulary",
     "report": "nlhf_jax.evaluation.report:write_report",
 }
 REPORT = "report.html"  # in the chain's directory
+_TIMES = "stages.json"  # beside it: seconds per stage; a timing.json would be a training's
 _MARKER = "stage.json"
 _REFERENCE = "stage:"
 
@@ -50,7 +52,7 @@ class Stage:
 
     Attributes:
       name: of the stage and its directory.
-      job: "train", "evaluate" or "report".
+      job: one of `JOBS`.
       gin_files: the stage's configuration; none for a report.
       macros: values of macros in those files.
     """
@@ -118,7 +120,7 @@ def run(
             print(f"{title}: done in {duration(seconds)}", flush=True)
         times.append({"name": name, "job": plan.stage.job, "seconds": seconds})
         total = {"started": started, "seconds": round(time.time() - started, 3), "stages": times}
-        write_json(workdir / "timing.json", total)
+        write_json(workdir / _TIMES, total)
     print(_table(times))
     if (workdir / REPORT).exists():
         print(f"report: {workdir / REPORT}")
@@ -221,8 +223,8 @@ def _referenced_stages() -> set[str]:
 
 
 def _stage_of(reference: str) -> str:
-    """The stage's name in `stage:NAME` or `stage:NAME/path/inside`."""
-    return reference.removeprefix(_REFERENCE).partition("/")[0]
+    """The stage's name in `stage:NAME`, `stage:NAME/path/inside` or `stage:NAME#average`."""
+    return re.split("[/#]", reference.removeprefix(_REFERENCE))[0]
 
 
 # --- running one ---------------------------------------------------------------------------------

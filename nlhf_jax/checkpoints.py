@@ -14,6 +14,7 @@ import dataclasses
 import gc
 import hashlib
 import importlib.metadata
+import inspect
 import math
 import sys
 import warnings
@@ -376,19 +377,20 @@ def _read_description(path: epath.Path) -> dict[str, Any]:
 def _damage_is_one_error(path: epath.Path) -> Iterator[None]:
     """Whatever Orbax and TensorStore raise for missing or cut files becomes one UserError.
 
-    Arrays are read concurrently. When one read fails, the others find their event loop closed and
-    print so from their threads, or are never awaited: the user has no use for that.
+    Arrays are read concurrently. When one read fails, the others find their event loop closed, or
+    are given up half-way, and Python would print so when it pleases: no use to the user.
     """
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        loop_is_closed = str(unraisable.exc_value) == "Event loop is closed"
+        if not (loop_is_closed or inspect.iscoroutine(unraisable.object)):
             before(unraisable)
 
     sys.unraisablehook = hook
     try:
         yield
-        sys.unraisablehook = before  # After a failure it stays: the threads print when they please.
+        sys.unraisablehook = before  # After a failure it stays, for what is still to come.
         return
     except Exception as error:
         damage = _damaged(path, error)

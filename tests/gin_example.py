@@ -54,8 +54,6 @@ def train_stage(workdir, steps: int, seed: int = 0, checkpoint: str | None = Non
 
 def evaluate_stage(workdir, players: Mapping[str, str]) -> None:
     CALLS.append((Path(workdir).name, dict(players)))
-    for directory in players.values():
-        assert (Path(directory) / "result").exists()
 
 
 def write_report(workdir):

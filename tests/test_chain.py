@@ -37,7 +37,7 @@ STAGES = [
         "name": "tournament",
         "job": "evaluate",
         "gin_file": "evaluate.gin",
-        "macros": {"PLAYERS": {"SFT": "stage:sft", "MD": "stage:nash"}},
+        "macros": {"PLAYERS": {"SFT": "stage:sft", "MD": "stage:nash/checkpoints#average"}},
     },
     {"name": "report", "job": "report"},
 ]
@@ -81,11 +81,11 @@ def test_every_stage_runs_in_order_with_its_own_configuration(capsys):
     assert gin_example.CALLS == [
         ("sft", 3, 0, None),
         ("nash", 5, 0, "out/sft"),
-        ("tournament", {"SFT": "out/sft", "MD": "out/nash"}),
+        ("tournament", {"SFT": "out/sft", "MD": "out/nash/checkpoints#average"}),
         ("report", "out"),
     ]
     assert "STEPS = 5" in Path("out/nash/config.gin").read_text()
-    timing = json.loads(Path("out/timing.json").read_text())
+    timing = json.loads(Path("out/stages.json").read_text())
     assert [stage["name"] for stage in timing["stages"]] == ["sft", "nash", "tournament", "report"]
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "[1/4] sft (train): starts"

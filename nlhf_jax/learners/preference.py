@@ -38,7 +38,7 @@ class PreferenceLearner(Learner):
         first, second = jax.nn.sigmoid(forward), jax.nn.sigmoid(-backward)
         metrics = {
             "loss": loss,
-            "accuracy": jnp.sum(share * _accuracy((first + second) / 2)),
+            "accuracy": jnp.sum(share * vote_accuracy(first + second - 1.0, vote)),
             # How much more often the rater prefers what it reads first: 0 without bias.
             "order_bias": jnp.sum(share * (first - second)),
             "inconsistency": jnp.sum(share * jnp.abs(first - second)),
@@ -46,6 +46,7 @@ class PreferenceLearner(Learner):
         return loss, metrics
 
 
-def _accuracy(probability: jax.Array) -> jax.Array:
-    """1 where the chosen response is preferred; a tie is half right."""
-    return jnp.where(probability == 0.5, 0.5, probability > 0.5)
+def vote_accuracy(margin: jax.Array, weight: jax.Array) -> jax.Array:
+    """Share of the raters' votes that a margin for `chosen` predicts; one of 0 is half right."""
+    predicted = jnp.where(margin == 0, 0.5, margin > 0)
+    return predicted * weight + (1.0 - predicted) * (1.0 - weight)

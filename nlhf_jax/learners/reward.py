@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from nlhf_jax import losses
 from nlhf_jax.learners.learner import Batch, Learner, Metrics, Rows, row_weights
+from nlhf_jax.learners.preference import vote_accuracy
 from nlhf_jax.learners.state import TrainState
 from nlhf_jax.models.language_model import PyTree
 from nlhf_jax.raters import RewardModel
@@ -36,10 +37,9 @@ class RewardLearner(Learner):
         chosen, rejected = jnp.split(rewards, 2)
         share = rows["share"]
         loss = losses.preference_cross_entropy(chosen - rejected, rows["weight"], share)
-        correct = jnp.where(chosen == rejected, 0.5, chosen > rejected)
         metrics = {
             "loss": loss,
-            "accuracy": jnp.sum(share * correct),
+            "accuracy": jnp.sum(share * vote_accuracy(chosen - rejected, rows["weight"])),
             "margin": jnp.sum(share * (chosen - rejected)),
         }
         return loss, metrics

@@ -1,0 +1,54 @@
+"""nlhf_jax: Nash learning from human feedback in JAX."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+setup(
+    name="nlhf_jax",
+    version="0.1.0",
+    description="Nash learning from human feedback in JAX, from SFT to a tournament",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[
+        *find_packages(include=["nlhf_jax", "nlhf_jax.*"]),
+        # The gin files travel inside the package, so that `--gin_file=quickstart.gin` finds them.
+        "nlhf_jax.gin_configs",
+    ],
+    package_dir={"nlhf_jax.gin_configs": "gin_configs"},
+    package_data={
+        "nlhf_jax.data": ["*.model"],
+        "nlhf_jax.evaluation": ["*.html"],
+        "nlhf_jax.gin_configs": ["*.gin", "*/*.gin"],
+    },
+    entry_points={"console_scripts": ["nlhf = nlhf_jax.main:main"]},
+    install_requires=[
+        "jax>=0.10",  # the sharding and key APIs of this line; tested on 0.10 and 0.11
+        "flax>=0.12",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.30",  # preservation policies
+        "etils[epath]>=1.10",
+        "numpy>=2.0",
+        "scipy>=1.13",
+        "gin-config>=0.5",  # dynamic registration
+        "sentencepiece>=0.2",
+        "seqio>=0.0.20",
+        "tensorflow>=2.20",  # data only; the core imports without it
+        "tensorflow-text>=2.20",
+        "tensorflow-datasets>=4.9.9",
+        "tensorboard>=2.20",
+        "matplotlib>=3.9",
+        "rouge-score>=0.1.2",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]>=0.10"],
+        "gpu": ["jax[cuda13]>=0.10"],
+        # Not in the package registry; optional everywhere.
+        "t5x": ["t5x @ git+https://github.com/google-research/t5x.git"],
+        "test": ["pytest>=8", "ruff>=0.9"],
+    },
+)
