@@ -11,13 +11,9 @@ All array and directory access goes through Orbax and `epath`, so a path may be 
 import base64
 import contextlib
 import dataclasses
-import gc
 import hashlib
 import importlib.metadata
-import inspect
 import math
-import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,6 +23,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from nlhf_jax.checkpoint_files import check_state_files
 from nlhf_jax.errors import UserError
 
 DIRECTORY = "checkpoints"  # inside a stage's directory
@@ -190,6 +187,8 @@ class Checkpoints:
             return None
         path = self.directory / str(step)
         description = _read_description(path)
+        with _damage_is_one_error(path):
+            check_state_files(path / _STATE)
         _check_same_arrays(path, abstract_state)
         with _damage_is_one_error(path):
             state = _restore(path, abstract_state)
@@ -227,6 +226,7 @@ def load(
     step_path = _step_directory(epath.Path(path), best)
     description = _read_description(step_path)
     with _damage_is_one_error(step_path):
+        check_state_files(step_path / _STATE)
         tree = _saved_tree(step_path)[what]
     if not jax.tree.leaves(tree):
         raise UserError(
@@ -375,29 +375,11 @@ def _read_description(path: epath.Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _damage_is_one_error(path: epath.Path) -> Iterator[None]:
-    """Whatever Orbax and TensorStore raise for missing or cut files becomes one UserError.
-
-    Arrays are read concurrently. When one read fails, the others find their event loop closed, or
-    are given up half-way, and Python would print so when it pleases: no use to the user.
-    """
-    before = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        loop_is_closed = str(unraisable.exc_value) == "Event loop is closed"
-        if not (loop_is_closed or inspect.iscoroutine(unraisable.object)):
-            before(unraisable)
-
-    sys.unraisablehook = hook
+    """Missing or cut files, whoever finds them, become one UserError."""
     try:
         yield
-        sys.unraisablehook = before  # After a failure it stays, for what is still to come.
-        return
     except Exception as error:
-        damage = _damaged(path, error)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        gc.collect()
-    raise damage
+        raise _damaged(path, error) from error
 
 
 def _saved_tree(path: epath.Path) -> dict[str, Any]:

@@ -130,5 +130,5 @@ def _first_logits(model: LanguageModel, params: PyTree, inputs: jax.Array) -> ja
 
 def _check_slots(template: Template, wanted: tuple[str, ...]) -> None:
     found = tuple(segment for segment in template if isinstance(segment, str))
-    if found != wanted:
+    if sorted(found) != sorted(wanted):
         raise ValueError(f"the template has the slots {found}, a rater of this kind fills {wanted}")

@@ -184,6 +184,7 @@ def files_of(directory):
     )
 
 
+@pytest.mark.filterwarnings("error")  # Nothing is printed beside the one sentence.
 @pytest.mark.parametrize("damage", ["delete", "empty", "halve"])
 def test_a_damaged_checkpoint_is_an_error_or_still_has_every_bit(tmp_path, damage):
     """Each kind of file in turn; some are of no consequence, but no damage gives wrong numbers."""
@@ -216,6 +217,16 @@ def test_a_damaged_checkpoint_is_an_error_or_still_has_every_bit(tmp_path, damag
             refused["restore"] += 1
     # At the least the description, the tree, the index and the arrays themselves.
     assert refused["load"] >= 4 and refused["restore"] >= 4
+
+
+def test_a_cut_file_is_named_with_its_size(tmp_path):
+    save(tmp_path, 7)
+    state = tmp_path / "checkpoints" / "7" / "state"
+    largest = max(state.glob("ocdbt.process_0/d/*"), key=lambda path: path.stat().st_size)
+    size = largest.stat().st_size
+    os.truncate(largest, size // 2)
+    with pytest.raises(UserError, match=rf"{largest.name} has {size // 2} bytes of at least "):
+        checkpoints.load(tmp_path)
 
 
 def test_a_vocabulary_that_was_altered_inside_is_noticed(tmp_path):

@@ -1,4 +1,4 @@
-"""Networks small enough to enumerate every response, shared by the tests of the core."""
+"""Networks small enough to enumerate every response, and learners over them, for the core's tests."""
 
 import functools
 import itertools
@@ -6,21 +6,27 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from nlhf_jax import opponents
+from nlhf_jax.learners.learner import Learner
 from nlhf_jax.learners.policy import PolicyLearner, PreferenceScorer, RewardScorer
 from nlhf_jax.learners.preference import PreferenceLearner
 from nlhf_jax.learners.reward import RewardLearner
 from nlhf_jax.learners.supervised import SupervisedLearner
-from nlhf_jax.models.t5 import T5
+from nlhf_jax.models.language_model import EOS, response_mask, token_log_probs
+from nlhf_jax.models.t5 import T5, stack_layers
 from nlhf_jax.models.t5_layers import T5Config
 from nlhf_jax.optimizers import adafactor
 from nlhf_jax.raters import PreferenceModel, RewardModel
 from nlhf_jax.sharding import Partitioner
 
-# Fixed segments use ids that responses of the small policies never contain.
+# Fixed segments and answers use ids that responses of the small policies never contain.
 PREFERENCE_TEMPLATE = ((6, 7), "text", (8,), "first", (9,), "second")
 REWARD_TEMPLATE = ((6, 7), "text", (8,), "first")
+LABELS = (10, 11)
+RATER_VOCABULARY = 12
+
 OPPONENTS = {
     "self_play": opponents.self_play(),
     "nash_md": opponents.geometric_mixture(0.3),
@@ -28,10 +34,11 @@ OPPONENTS = {
     "nash_ema": opponents.moving_average(),
     "rlhf": None,
 }
+LEARNERS = ("supervised", "preference", "reward", *OPPONENTS)
 
 
 @functools.cache
-def model(vocab_size: int, emb_dim: int = 8, scan_layers: bool = False, heads: int = 2) -> T5:
+def model(vocab_size: int, emb_dim: int = 8, heads: int = 2, layers: int = 1, **settings) -> T5:
     return T5(
         T5Config(
             vocab_size=vocab_size,
@@ -39,36 +46,52 @@ def model(vocab_size: int, emb_dim: int = 8, scan_layers: bool = False, heads: i
             num_heads=heads,
             head_dim=4,
             mlp_dim=2 * emb_dim,
-            num_encoder_layers=2,
-            num_decoder_layers=2,
-            scan_layers=scan_layers,
+            num_encoder_layers=layers,
+            num_decoder_layers=layers,
+            **settings,
         )
     )
 
 
+@functools.cache
+def _shapes(network: T5):
+    return jax.eval_shape(lambda: network.per_layer(network.init(jax.random.key(0))))
+
+
 def params(network: T5, seed: int, scale: float = 1.0):
-    """Random parameters; `scale` sharpens the output distribution."""
-    values = jax.jit(network.init)(jax.random.key(seed))
-    values["decoder"]["logits_dense"]["kernel"] *= scale
-    return values
+    """Random parameters as NumPy arrays, the same numbers in both layouts.
+
+    `scale` sharpens the output distribution. Not `network.init`, which takes seconds to compile.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        values = rng.normal(size=leaf.shape).astype(np.float32)
+        if name.endswith("kernel"):
+            values /= np.float32(np.sqrt(leaf.shape[0]))
+        if name.endswith("scale"):
+            values = 1 + values / 10
+        return values * np.float32(scale) if "logits_dense" in name else values
+
+    drawn = jax.tree_util.tree_map_with_path(draw, _shapes(network))
+    return jax.tree.map(np.asarray, stack_layers(drawn)) if network.config.scan_layers else drawn
 
 
 def responses(vocab_size: int, length: int) -> np.ndarray:
     """Every response of at most `length` tokens, int32 `[N, length]`, padded with 0."""
-    found = []
-    for n in range(1, length + 1):
-        tokens = [t for t in range(vocab_size) if t != 1]
-        for prefix in itertools.product(tokens, repeat=n - 1):
-            found.append(prefix + (1,) + (0,) * (length - n))
-    found += list(itertools.product([t for t in range(vocab_size) if t != 1], repeat=length))
-    return np.asarray(found, np.int32)
+    tokens = [t for t in range(vocab_size) if t != EOS]
+    found = [
+        prefix + (EOS,) + (0,) * (length - n)
+        for n in range(1, length + 1)
+        for prefix in itertools.product(tokens, repeat=n - 1)
+    ]
+    return np.asarray(found + list(itertools.product(tokens, repeat=length)), np.int32)
 
 
 def mixture_log_probs(network: T5, player, param_sets, inputs, all_responses) -> jax.Array:
-    """log-probability of every response to one prompt, by teacher forcing the mixed logits."""
-    from nlhf_jax.models.language_model import response_mask, token_log_probs
-
-    inputs = jnp.broadcast_to(inputs, (len(all_responses), len(inputs)))
+    """log-probability `[N]` of every response to one prompt, by teacher forcing the mixed logits."""
+    inputs = jnp.broadcast_to(jnp.asarray(inputs), (len(all_responses), len(inputs)))
     mixed = 0.0
     for name, weight in player.items():
         context = network.encode(param_sets[name], inputs)
@@ -77,75 +100,89 @@ def mixture_log_probs(network: T5, player, param_sets, inputs, all_responses) ->
     return jnp.sum(log_probs * response_mask(all_responses), axis=-1)
 
 
+@functools.cache
+def one_device() -> Partitioner:
+    return Partitioner(devices=jax.devices()[:1])
+
+
+def optimizer() -> optax.GradientTransformation:
+    return adafactor(1e-2, min_dim_size_to_factor=8)
+
+
 def policy_learner(
     network: T5,
     opponent: str,
     *,
     kl: str = "sampled",
     tau: float = 0.3,
-    partitioner: Partitioner | None = None,
-    initial_seed: int = 1,
     length: int = 3,
     scale: float = 1.0,
-    optimizer=None,
-    microbatches: int = 1,
     rater_network: T5 | None = None,
+    **learner,
 ) -> PolicyLearner:
     """A policy learner whose policy (seed 1), reference (seed 2) and rater (seed 3) all differ."""
-    partitioner = partitioner or one_device()
-    rater_network = rater_network or model(12)
-    rater_params = params(rater_network, 3, scale=4.0)
+    settings = {"partitioner": one_device(), "optimizer": optimizer(), "seed": 0} | learner
+    partitioner = settings["partitioner"]
+    rater_network = rater_network or model(RATER_VOCABULARY)
     if opponent == "rlhf":
         scorer = RewardScorer(RewardModel(rater_network, REWARD_TEMPLATE))
     else:
-        rater = PreferenceModel(rater_network, PREFERENCE_TEMPLATE, labels=(10, 11))
+        rater = PreferenceModel(rater_network, PREFERENCE_TEMPLATE, LABELS)
         scorer = PreferenceScorer(rater, both_orders=False)
     return PolicyLearner(
         model=network,
-        partitioner=partitioner,
-        optimizer=optimizer or adafactor(1e-2, min_dim_size_to_factor=8),
-        seed=0,
-        initial_params=params(network, initial_seed, scale),
+        initial_params=params(network, 1, scale),
         opponent=OPPONENTS[opponent],
         scorer=scorer,
         reference_params=placed(partitioner, network, params(network, 2, scale)),
-        scorer_params=placed(partitioner, rater_network, rater_params),
+        scorer_params=placed(partitioner, rater_network, params(rater_network, 3, scale=20.0)),
         tau=tau,
         kl=kl,
         max_response_length=length,
         average_decay=0.9 if opponent == "nash_ema" else None,
-        microbatches=microbatches,
+        **settings,
     )
 
 
-def supervised_learner(network: T5, *, partitioner=None, optimizer=None, microbatches=1):
-    return SupervisedLearner(
-        model=network,
-        partitioner=partitioner or one_device(),
-        optimizer=optimizer or adafactor(1e-2, min_dim_size_to_factor=8),
-        seed=0,
-        microbatches=microbatches,
-    )
-
-
-def rater_learner(network: T5, kind: str, *, partitioner=None, optimizer=None, microbatches=1):
+def learner(kind: str, network: T5 | None = None, **settings) -> Learner:
+    """A learner of one of `LEARNERS` for `batch`; `settings` are those of `Learner`."""
+    network = network or model(RATER_VOCABULARY)
+    if kind in OPPONENTS:
+        return policy_learner(network, kind, rater_network=network, **settings)
     settings = {
-        "partitioner": partitioner or one_device(),
-        "optimizer": optimizer or adafactor(1e-2, min_dim_size_to_factor=8),
+        "partitioner": one_device(),
+        "optimizer": optimizer(),
         "seed": 0,
-        "microbatches": microbatches,
-    }
+        "initial_params": params(network, 1),
+    } | settings
+    if kind == "supervised":
+        return SupervisedLearner(model=network, **settings)
     if kind == "reward":
         return RewardLearner(rater=RewardModel(network, REWARD_TEMPLATE), **settings)
-    rater = PreferenceModel(network, PREFERENCE_TEMPLATE, labels=(10, 11))
+    rater = PreferenceModel(network, PREFERENCE_TEMPLATE, LABELS)
     return PreferenceLearner(rater=rater, **settings)
+
+
+def batch(kind: str, index: int, size: int = 8) -> dict[str, np.ndarray]:
+    """A random batch for `learner(kind)`."""
+    rng = np.random.default_rng(index)
+    text, first, second = (texts(rng, size, length) for length in (5, 4, 4))
+    if kind in OPPONENTS:
+        return {"inputs": text}
+    if kind == "supervised":
+        return {"inputs": text, "targets": first}
+    weight = rng.uniform(0.5, 1.0, size).astype(np.float32)
+    return {"text": text, "chosen": first, "rejected": second, "weight": weight}
+
+
+def texts(rng: np.random.Generator, count: int, length: int) -> np.ndarray:
+    """Random texts of 1 to `length` tokens, EOS included: int32 `[count, length]`."""
+    tokens = rng.integers(2, 6, (count, length))
+    end = rng.integers(0, length, (count, 1))
+    position = np.arange(length)
+    return np.where(position < end, tokens, np.where(position == end, EOS, 0)).astype(np.int32)
 
 
 def placed(partitioner: Partitioner, network: T5, values):
     shardings = partitioner.tree_sharding(network.logical_axes(), values)
     return partitioner.place(values, shardings)
-
-
-@functools.cache
-def one_device() -> Partitioner:
-    return Partitioner(devices=jax.devices()[:1])

@@ -1,4 +1,12 @@
-"""The learner's gradient is the exact gradient of its objective, by enumerating all responses."""
+"""The learner's gradient is the exact gradient of its objective, by enumerating all responses.
+
+Everything on the learner's side is its own code (`rows`, its scorer, `loss`) except the rollout:
+in place of sampling, every pair (y, y') is rolled out once and its loss is weighted by the
+probability that the players given to the rollout would have sampled it.
+"""
+
+import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -6,84 +14,116 @@ import numpy as np
 import pytest
 
 from nlhf_jax import losses
+from nlhf_jax.learners import policy as policy_module
 from nlhf_jax.opponents import POLICY
 from tests import tiny
 
-VOCABULARY, LENGTH, TAU = 4, 3, 0.3
+VOCABULARY, LENGTH, TAU = 4, 3, 0.1
+FORMS = ("sampled", "exact")
 INPUTS = np.asarray([3, 2, 3, 1], np.int32)
 RESPONSES = tiny.responses(VOCABULARY, LENGTH)
+COUNT = len(RESPONSES)
+NETWORK = tiny.model(VOCABULARY)
 
 
-def _param_sets(learner, state):
-    return {
-        "policy": state.params,
-        "reference": learner._frozen["reference"],
-        # Far from the policy, as after many steps, so that a mix-up shows.
-        "average": tiny.params(learner.model, 7, scale=2.0),
-    }
+@functools.cache
+def _learner(opponent, kl):
+    return tiny.policy_learner(NETWORK, opponent, kl=kl, tau=TAU, scale=2.0)
 
 
-def _log_probs(learner, player, sets):
-    return tiny.mixture_log_probs(learner.model, player, sets, INPUTS, RESPONSES)
+def _state(learner):
+    """The first state, but with an average far from the policy, as after many steps."""
+    state = learner.init()
+    average = tiny.params(NETWORK, 7, scale=2.0)
+    return state if state.average is None else state.replace(average=average)
 
 
-def _exact_gradient(learner, state, opponent: str):
-    """jax.grad of E[P(y > y')] (or E[r(y)]) - tau KL(policy, reference), opponent frozen."""
-    sets = _param_sets(learner, state)
-    reference = _log_probs(learner, {"reference": 1.0}, sets)
-    scores = _scores(learner, opponent)
-    if opponent != "rlhf":
-        player = tiny.OPPONENTS[opponent]
-        frozen = jnp.exp(jax.lax.stop_gradient(_log_probs(learner, player, sets)))
-        scores = scores @ frozen
-
-    def objective(params):
-        log_probs = _log_probs(learner, POLICY, sets | {"policy": params})
-        return jnp.sum(jnp.exp(log_probs) * (scores - TAU * (log_probs - reference)))
-
-    return jax.jit(jax.grad(objective))(state.params)
+def _log_probs(player, sets):
+    """log p of all responses `[N]`."""
+    return _jitted_log_probs(tuple(player.items()), {name: sets[name] for name in player})
 
 
-def _scores(learner, opponent):
-    """The rater's answer on all responses `[N]` (RLHF) or all pairs of them `[N, N]`."""
-    rater, params = learner._scorer.rater, learner._frozen["scorer"]
-    count = len(RESPONSES)
+@functools.partial(jax.jit, static_argnums=0)
+def _jitted_log_probs(player, sets):
+    return tiny.mixture_log_probs(NETWORK, dict(player), sets, INPUTS, RESPONSES)
+
+
+@functools.cache
+def _exact_gradient(opponent):
+    """Of E[P(y > y')] (or E[r(y)]) - tau KL(policy, reference), with the opponent frozen."""
+    learner = _learner(opponent, "exact")
+    state = _state(learner)
+    sets = {"reference": learner._frozen["reference"], "policy": state.params}
+    sets |= {} if state.average is None else {"average": state.average}
     if opponent == "rlhf":
-        return rater.reward(params, jnp.tile(INPUTS, (count, 1)), RESPONSES)
-    first = np.repeat(RESPONSES, count, axis=0)
-    second = np.tile(RESPONSES, (count, 1))
-    text = jnp.tile(INPUTS, (count * count, 1))
-    answers = jax.jit(lambda p: rater.probability(p, text, first, second, both_orders=False))
-    return answers(params).reshape(count, count)
-
-
-def _average_gradient(learner, state, opponent: str):
-    """The learner's own gradient, averaged over all (y, y') with their probabilities.
-
-    For RLHF the second response is the other row of a batch of two, whose reward is the baseline.
-    """
-    sets = _param_sets(learner, state)
-    player = tiny.OPPONENTS[opponent] or POLICY
-    y = np.repeat(np.arange(len(RESPONSES)), len(RESPONSES))
-    other = np.tile(np.arange(len(RESPONSES)), len(RESPONSES))
-    share = jnp.exp(_log_probs(learner, POLICY, sets)[y] + _log_probs(learner, player, sets)[other])
-    scores = _scores(learner, opponent)
-    if opponent == "rlhf":
-        advantages = jax.vmap(losses.leave_one_out_advantage)(
-            jnp.stack([scores[y], scores[other]], axis=1)
-        )[:, 0]
+        scores = _all_rewards(learner._frozen["scorer"])
     else:
-        advantages, _ = learner._scorer.advantages(
-            learner._frozen["scorer"], jnp.tile(INPUTS, (len(y), 1)), RESPONSES[y], RESPONSES[other]
-        )
-    rows = {
-        "inputs": jnp.tile(INPUTS, (len(y), 1)),
-        "responses": RESPONSES[y],
-        "advantages": advantages,
-        "share": share,
-    }
-    gradient = jax.jit(jax.grad(lambda p: learner.loss(p, learner._frozen, rows)[0]))
-    return jax.tree.map(jnp.negative, gradient(state.params))
+        frozen = jnp.exp(_log_probs(tiny.OPPONENTS[opponent], sets))
+        scores = _all_preferences(learner._frozen["scorer"]) @ frozen
+    return _gradient_of_objective(state.params, sets["reference"], scores)
+
+
+@jax.jit
+@jax.grad
+def _gradient_of_objective(params, reference_params, scores):
+    log_probs = _log_probs(POLICY, {"policy": params})
+    reference = _log_probs({"reference": 1.0}, {"reference": reference_params})
+    return jnp.sum(jnp.exp(log_probs) * (scores - TAU * (log_probs - reference)))
+
+
+@jax.jit
+def _all_rewards(params):
+    rater = _learner("rlhf", "exact")._scorer.rater
+    return rater.reward(params, jnp.tile(INPUTS, (COUNT, 1)), RESPONSES)
+
+
+@jax.jit
+def _all_preferences(params):
+    """P(y > y') for all responses: `[N, N]`."""
+    rater = _learner("self_play", "exact")._scorer.rater
+    first, second = np.repeat(RESPONSES, COUNT, axis=0), np.tile(RESPONSES, (COUNT, 1))
+    text = jnp.tile(INPUTS, (COUNT * COUNT, 1))
+    return rater.probability(params, text, first, second, both_orders=False).reshape(COUNT, COUNT)
+
+
+def _average_gradients(opponent):
+    """Minus the gradients of the learners' losses, averaged over all (y, y'), by form of the KL.
+
+    A batch is one prompt with y and y'; for RLHF, which has no y', it is the same prompt twice with
+    a response of the policy each, so that each has the other as its baseline.
+    """
+    learners = [_learner(opponent, kl) for kl in FORMS]
+    rows_in_batch = 2 if opponent == "rlhf" else 1
+    batch = {"inputs": jnp.tile(INPUTS, (rows_in_batch, 1))}
+
+    def weighted_losses(params, state, frozen, y, other):
+        """The loss of one batch under each learner, times the batch's probability: `[2]`."""
+        probability = None
+
+        def rollout(model, players, sets, contexts, key, max_length):
+            nonlocal probability
+            of_y, *of_other = (jnp.exp(_log_probs(player, sets)) for player in players)
+            probability = of_y[y] * (of_other or [of_y])[0][other]
+            pair = jnp.stack([jnp.asarray(RESPONSES)[y], jnp.asarray(RESPONSES)[other]])
+            return pair.reshape(rows_in_batch, len(players), max_length)
+
+        weighted = []
+        for learner in learners:
+            with mock.patch.object(policy_module, "rollout", rollout):
+                rows, _ = learner.rows(state, frozen, batch)
+            rows, share = jax.lax.stop_gradient((rows, probability))
+            weighted.append(share * learner.loss(params, frozen, rows)[0])
+        return jnp.stack(weighted)
+
+    def average_losses(params, state, frozen):
+        everything = jnp.arange(COUNT)
+        over_other = jax.vmap(weighted_losses, in_axes=(None, None, None, None, 0))
+        over_both = jax.vmap(over_other, in_axes=(None, None, None, 0, None))
+        return jnp.sum(over_both(params, state, frozen, everything, everything), axis=(0, 1))
+
+    state = _state(learners[0])
+    both = jax.jit(jax.jacrev(average_losses))(state.params, state, learners[0]._frozen)
+    return {kl: jax.tree.map(lambda x, i=i: -x[i], both) for i, kl in enumerate(FORMS)}
 
 
 def _relative_error(gradient, exact):
@@ -91,27 +131,27 @@ def _relative_error(gradient, exact):
     return np.linalg.norm(flat(gradient) - flat(exact)) / np.linalg.norm(flat(exact))
 
 
-@pytest.mark.parametrize("kl", ["sampled", "exact"])
 @pytest.mark.parametrize("opponent", tiny.OPPONENTS)
-def test_average_gradient_is_the_gradient_of_the_exact_objective(opponent, kl):
-    learner = tiny.policy_learner(tiny.model(VOCABULARY), opponent, kl=kl, tau=TAU, scale=2.0)
-    state = learner.init()
-    exact = _exact_gradient(learner, state, opponent)
-    assert _relative_error(_average_gradient(learner, state, opponent), exact) < 1e-4
+def test_average_gradient_is_the_gradient_of_the_exact_objective(opponent):
+    for kl, gradient in _average_gradients(opponent).items():
+        assert _relative_error(gradient, _exact_gradient(opponent)) < 1e-4, kl
 
 
-@pytest.mark.parametrize("kl", ["sampled", "exact"])
-def test_without_the_reward_to_go_the_gradient_is_wrong(kl, monkeypatch):
-    learner = tiny.policy_learner(tiny.model(VOCABULARY), "nash_md", kl=kl, tau=TAU, scale=2.0)
-    state = learner.init()
-    exact = _exact_gradient(learner, state, "nash_md")
+def test_without_the_reward_to_go_both_gradients_are_wrong(monkeypatch):
     monkeypatch.setattr(losses, "reward_to_go", lambda per_token: per_token)
-    assert _relative_error(_average_gradient(learner, state, "nash_md"), exact) > 1e-2
+    for kl, gradient in _average_gradients("nash_md").items():
+        assert _relative_error(gradient, _exact_gradient("nash_md")) > 1e-2, kl
+
+
+def test_the_opponents_have_different_gradients():
+    gradients = [_exact_gradient(opponent) for opponent in tiny.OPPONENTS]
+    for i, one in enumerate(gradients):
+        for other in gradients[:i]:
+            assert _relative_error(one, other) > 1e-2
 
 
 def test_probabilities_of_all_responses_sum_to_one():
-    learner = tiny.policy_learner(tiny.model(VOCABULARY), "nash_md", scale=2.0)
-    sets = _param_sets(learner, learner.init())
-    for player in ({"policy": 1.0}, {"policy": 0.7, "reference": 0.3}):
-        total = jnp.sum(jnp.exp(_log_probs(learner, player, sets)))
+    sets = {"policy": tiny.params(NETWORK, 1, 2.0), "reference": tiny.params(NETWORK, 2, 2.0)}
+    for player in (POLICY, tiny.OPPONENTS["nash_md"]):
+        total = jnp.sum(jnp.exp(_log_probs(player, sets)))
         np.testing.assert_allclose(total, 1.0, atol=1e-5)
