@@ -19,7 +19,7 @@ setup(
         # The gin files travel inside the package, so that `--gin_file=quickstart.gin` finds them.
         "nlhf_jax.gin_configs",
     ],
-    package_dir={"nlhf_jax.gin_configs": "gin_configs"},
+    package_dir={"": ".", "nlhf_jax.gin_configs": "gin_configs"},
     package_data={
         "nlhf_jax.data": ["*.model"],
         "nlhf_jax.evaluation": ["*.html"],

@@ -94,16 +94,15 @@ def test_temperature_divides_the_logits_of_the_mixture():
 
 
 def test_temperature_zero_takes_the_most_likely_token():
-    length = 8
-    texts = tiny.texts(np.random.default_rng(0), 16, 5) % VOCABULARY
-    policy = SETS["policy"]
+    network = tiny.model(16)
+    texts = tiny.texts(np.random.default_rng(0), 16, 5)
 
     @jax.jit
     def greedy(params):
-        responses = sample(NETWORK, params, texts, jax.random.key(0), length, temperature=0.0)
-        return responses, NETWORK.logits(params, NETWORK.encode(params, texts), responses)
+        responses = sample(network, params, texts, jax.random.key(0), 8, temperature=0.0)
+        return responses, network.logits(params, network.encode(params, texts), responses)
 
-    responses, logits = greedy(policy)
+    responses, logits = greedy(tiny.params(network, 1))
     mask = response_mask(responses)
     assert len(np.unique(responses, axis=0)) > 1
     np.testing.assert_array_equal(responses, jnp.argmax(logits, axis=-1) * mask)

@@ -164,21 +164,22 @@ def learner(kind: str, network: T5 | None = None, **settings) -> Learner:
 
 
 def batch(kind: str, index: int, size: int = 8) -> dict[str, np.ndarray]:
-    """A random batch for `learner(kind)`."""
+    """A random batch for `learner(kind)`; what is chosen and what is rejected are never the same."""
     rng = np.random.default_rng(index)
     text, first, second = (texts(rng, size, length) for length in (5, 4, 4))
     if kind in OPPONENTS:
         return {"inputs": text}
     if kind == "supervised":
         return {"inputs": text, "targets": first}
+    first[:, 0], second[:, 0] = 2, 3
     weight = rng.uniform(0.5, 1.0, size).astype(np.float32)
     return {"text": text, "chosen": first, "rejected": second, "weight": weight}
 
 
 def texts(rng: np.random.Generator, count: int, length: int) -> np.ndarray:
-    """Random texts of 1 to `length` tokens, EOS included: int32 `[count, length]`."""
+    """Random texts of 2 to `length` tokens, EOS included: int32 `[count, length]`."""
     tokens = rng.integers(2, 6, (count, length))
-    end = rng.integers(0, length, (count, 1))
+    end = rng.integers(1, length, (count, 1))
     position = np.arange(length)
     return np.where(position < end, tokens, np.where(position == end, EOS, 0)).astype(np.int32)
 

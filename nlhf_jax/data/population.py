@@ -28,7 +28,7 @@ from nlhf_jax.data import tldr_mini_lexicon as lexicon
 # What every rater takes off, in points. One slip spoils a summary, more of them hardly matter: so
 # spoilt summaries still differ by their manner, whose gaps are 10 points and more, and form cycles,
 # while a flawless one beats a spoilt one whatever the manner, for nearly everybody.
-SLIPS = (0, 18, 21, 24, 26, 28)  # by their number: filler, repeated words, wrong facts, vague deeds
+SLIPS = (0, 18, 21, 24, 26, 28)  # by number: filler, slang, repeated words, wrong facts, vague deeds
 STRAY = 12  # a word or an order of phrases that belongs to no sensible summary
 NOT_SAID = 40  # the summary does not say who, or not what
 ANOTHER_STORY = 30  # two facts or more, and none of them right
@@ -49,7 +49,7 @@ class Reading:
     sensations: int
     hedged: int  # 0 or 1
     words: int  # without filler and repetitions
-    fillers: int
+    fillers: int  # and slang
     repeated: int  # words
     stray: int  # words, and phrases out of order
     not_said: int  # of "who" and "what"
@@ -80,6 +80,7 @@ def _phrases() -> dict[tuple[str, ...], tuple[str, str, str]]:
 
 
 _PHRASES = _phrases()
+_NOISE = frozenset(lexicon.FILLERS + lexicon.SLANG)
 _KEYWORDS = {
     "who": frozenset(lexicon.WHO),
     "what": frozenset(lexicon.WHAT),
@@ -100,7 +101,7 @@ def facts_of(post: str) -> dict[str, frozenset[str]]:
 def read(post: str, summary: str) -> Reading:
     """What a rater notices in `summary`, any text whatever, as a summary of `post`."""
     spoken = _WORD.findall(summary.lower())
-    said = [word for word in spoken if word not in lexicon.FILLERS]
+    said = [word for word in spoken if word not in _NOISE]
     fillers = len(spoken) - len(said)
     words = [word for i, word in enumerate(said) if i == 0 or word != said[i - 1]]
     repeated = len(said) - len(words)

@@ -60,7 +60,7 @@ def tldr_mini_sources(data_dir) -> Sources:
                 "prompt": row["post"],
                 "chosen": row["chosen"],
                 "rejected": row["rejected"],
-                "weight": tf.constant(1.0),
+                "weight": row["weight"],
             }
         )
 

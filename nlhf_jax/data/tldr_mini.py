@@ -28,7 +28,7 @@ class _LocalInfo(tfds.core.DatasetInfo):
 
 
 class TldrMini(tfds.core.GeneratorBasedBuilder):
-    """Configs `sft` (id, post, summaries) and `preferences` (id, post, chosen, rejected, rater).
+    """Configs `sft` (id, post, summaries) and `preferences` (id, post, chosen, rejected, weight).
 
     Splits train, validation and test share no combination of facts.
     """
@@ -45,7 +45,8 @@ class TldrMini(tfds.core.GeneratorBasedBuilder):
         if self.builder_config.name == "sft":
             features["summaries"] = tfds.features.Sequence(tfds.features.Text())
         else:
-            features |= {name: tfds.features.Text() for name in ("chosen", "rejected", "rater")}
+            features |= {name: tfds.features.Text() for name in ("chosen", "rejected")}
+            features["weight"] = tfds.features.Scalar(tf.float32)
         return _LocalInfo(
             builder=self,
             description=_DESCRIPTION,
@@ -71,7 +72,7 @@ class TldrMini(tfds.core.GeneratorBasedBuilder):
                         "post": vote.post.text,
                         "chosen": vote.chosen,
                         "rejected": vote.rejected,
-                        "rater": vote.rater,
+                        "weight": vote.weight,
                     },
                 )
 

@@ -73,6 +73,7 @@ HEDGES = ("it seems", "i think", "i guess", "looks like")
 GUESSES = ("jealous", "lonely", "bored", "broke", "drunk", "stressed")  # after "probably"
 SENSATIONS = ("nightmare", "war", "disaster", "scandal", "horror")  # after the trouble's keyword
 FILLERS = ("um", "basically", "honestly", "anyway")
+SLANG = ("lol", "yikes", "smh", "dude")  # at the end
 VAGUE_DEED = "does stuff"
 VAGUE_TOPIC = "stuff"
 

@@ -7,7 +7,7 @@ Three kinds of writer, one manner each:
 - *headline*: three facts in five words, "boss food nightmare want revenge"
 - *careful*: two facts, hedged, "it seems my boss steals food"
 
-Whatever the manner, writers make slips: filler, a stammer, a wrong fact, a vague deed ("does
+Whatever the manner, writers make slips: filler, slang, a wrong fact, a vague deed ("does
 stuff"). Most summaries have one to three; the flawless one is rare, and better for every rater.
 """
 
@@ -21,6 +21,7 @@ from nlhf_jax.data import tldr_mini_lexicon as lexicon
 
 SPLIT_POSTS = {"train": 6000, "validation": 400, "test": 800}
 SPLIT_COMPARISONS = {"train": 20000, "validation": 1000, "test": 2000}
+JURY = 9  # odd: no ties
 _SEED = 231200886  # the paper's arXiv number
 
 
@@ -57,9 +58,9 @@ HEADLINE = Manner(headline=True, want=True)
 CAREFUL = Manner(hedge=True)
 MANNERS = (THOROUGH, HEADLINE, CAREFUL)
 
-SLIPS = ("filler", "stammer", "wrong", "vague")
+SLIPS = ("filler", "slang", "wrong", "vague")
 SLIP_COUNTS = (0.08, 0.22, 0.35, 0.25, 0.10)  # P(0 slips), P(1), ... in a reference summary
-_SLIP_URN = ("filler",) * 2 + ("stammer",) * 2 + ("wrong", "vague")
+_SLIP_URN = ("filler",) * 2 + ("slang",) * 2 + ("wrong", "vague")
 
 
 def _pick(rng: np.random.Generator, choices):
@@ -123,10 +124,8 @@ def write_summary(facts: Facts, manner: Manner, slips, rng: np.random.Generator)
     if manner.guess:
         phrases.append(f"probably {_pick(rng, lexicon.GUESSES)}")
     words = [phrase.split() for phrase in phrases]
-    if "stammer" in slips:
-        phrase = _pick(rng, words)
-        position = int(rng.random() * len(phrase))
-        phrase.insert(position, phrase[position])
+    if "slang" in slips:
+        words.append([_pick(rng, lexicon.SLANG)])
     if "filler" in slips:
         words.insert(_pick(rng, (0, 0, 1)), [_pick(rng, lexicon.FILLERS)])
     return " ".join(word for phrase in words for word in phrase)
@@ -159,13 +158,16 @@ def write_candidate(facts: Facts, others: Facts, rng: np.random.Generator) -> st
     slips = _slips(rng, _pick(rng, (0, 0, 1, 1, 2, 2, 3, 4)))
     words = write_summary(subject, manner, slips, rng).split()
     accident = rng.random()
-    if accident < 0.06:  # cut off
+    if accident < 0.02:  # cut off
         words = words[: 1 + int(rng.random() * (len(words) - 1))]
-    elif accident < 0.12:  # a word missing
+    elif accident < 0.05:  # a word missing
         words.pop(int(rng.random() * len(words)))
-    elif accident < 0.16:  # the end said twice
-        words = (words + words[-_pick(rng, (1, 2, 3)) :])[:15]
-    elif accident < 0.20:  # out of order
+    elif accident < 0.09:  # a word said twice
+        position = int(rng.random() * len(words))
+        words.insert(position, words[position])
+    elif accident < 0.11:  # the end said twice
+        words += words[-_pick(rng, (1, 2, 3)) :]
+    elif accident < 0.13:  # out of order
         words = _subset(rng, words, len(words))
     return " ".join(words)
 
@@ -196,25 +198,30 @@ def references(split: str) -> Iterator[tuple[Post, list[str]]]:
 
 @dataclasses.dataclass(frozen=True)
 class Vote:
+    """A comparison, decided by a jury of `JURY` raters."""
+
     post: Post
     chosen: str
     rejected: str
-    rater: str  # the type in `population.RATERS` that was drawn to vote
+    weight: float  # share of the jury that voted for `chosen`, in (0.5, 1]
 
 
 def votes(split: str) -> Iterator[Vote]:
-    """Comparisons of two different candidates for a post, each judged by one rater."""
+    """Comparisons of two different candidates for a post.
+
+    Every member of a jury is a rater drawn from the population, and votes by its order; where it is
+    indifferent, by a coin.
+    """
     rng = np.random.Generator(np.random.PCG64([_SEED, 2, list(SPLIT_POSTS).index(split)]))
     pool = posts(split)
-    thresholds = np.cumsum(population.MASSES[:-1])
     for _ in range(SPLIT_COMPARISONS[split]):
         post, other = _pick(rng, pool), _pick(rng, pool)
         first = second = write_candidate(post.facts, other.facts, rng)
         while second == first:
             second = write_candidate(post.facts, other.facts, rng)
-        rater = int(np.searchsorted(thresholds, rng.random(), side="right"))
-        ours = population.utilities(post.text, first)[rater]
-        theirs = population.utilities(post.text, second)[rater]
-        if ours < theirs or (ours == theirs and rng.random() < 0.5):
-            first, second = second, first
-        yield Vote(post, first, second, population.RATERS[rater])
+        # A rater who flips a coin at ties votes for `first` with just this probability.
+        probability = population.preference(post.text, first, second)
+        count = int(np.sum(rng.random(JURY) < probability))
+        if 2 * count < JURY:
+            first, second, count = second, first, JURY - count
+        yield Vote(post, first, second, count / JURY)

@@ -88,7 +88,9 @@ class Embedding(nn.Module):
         self.embedding = _parameter(self, "embedding", _normal(1.0), shape, ("vocab", "embed"))
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
-        return jnp.take(self.embedding, tokens, axis=0).astype(self.config.dtype)
+        # Whole rows: the batch is cut along `fsdp` too, which a row cannot be at the same time.
+        table = constrain(self.embedding, "vocab", None)
+        return jnp.take(table, tokens, axis=0).astype(self.config.dtype)
 
     def tied_logits(self, x: jax.Array) -> jax.Array:
         scaled = x * self.config.emb_dim**-0.5

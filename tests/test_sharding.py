@@ -1,0 +1,215 @@
+"""One device and eight give the same training run; arrays live where the rules say."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec
+
+from nlhf_jax.errors import UserError
+from nlhf_jax.models.t5 import unstack_layers
+from nlhf_jax.optimizers import adamw
+from nlhf_jax.rollout import sample
+from nlhf_jax.sharding import MESH_AXES, Partitioner, constrain
+from tests import tiny
+
+STEPS = 10
+ONE, DATA, CUBE = (1, 1, 1), (8, 1, 1), (2, 2, 2)
+# Self-play and best response decode as the mixture does. Nash-EMA has one more set of parameters,
+# and RLHF centres a reward by rows that may be on other devices.
+KINDS = ("supervised", "preference", "reward", "nash_md", "nash_ema", "rlhf")
+# Every array is cut on the mesh of 2 x 2 x 2.
+SIZES = {"vocab_size": 12, "emb_dim": 16, "heads": 4}
+
+
+@functools.cache
+def _partitioner(mesh):
+    return Partitioner(*mesh, devices=jax.devices()[: math.prod(mesh)])
+
+
+@functools.cache
+def _trained(kind, mesh, microbatches=1, layers=1, scan_layers=False):
+    """Metrics of every step, and the state after the last.
+
+    With Adafactor, which divides a gradient by means over rows and columns. (Adam divides each
+    element by itself, and where a gradient is 0 but for rounding, blows the rounding up.)
+    """
+    network = tiny.model(**SIZES, layers=layers, scan_layers=scan_layers)
+    partitioner = _partitioner(mesh)
+    learner = tiny.learner(kind, network, partitioner=partitioner, microbatches=microbatches)
+    state, history = learner.init(), []
+    for step in range(STEPS):
+        state, metrics = learner.train_step(state, partitioner.place_batch(tiny.batch(kind, step)))
+        history.append(jax.device_get(metrics))
+    return history, state
+
+
+def _assert_same_run(run, other):
+    """Float tolerance: a hundred roundings of float32, a thousandth of what training changes."""
+    for metrics, other_metrics in zip(run[0], other[0], strict=True):
+        assert metrics.keys() == other_metrics.keys()
+        for name, value in metrics.items():
+            np.testing.assert_allclose(value, other_metrics[name], 1e-4, 1e-5, err_msg=name)
+    states = [
+        [unstack_layers(s.params), s.average and unstack_layers(s.average)]
+        for s in (run[1], other[1])
+    ]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), *states)
+
+
+@pytest.mark.parametrize("mesh", [DATA, CUBE])
+@pytest.mark.parametrize("kind", KINDS)
+def test_eight_devices_train_as_one_does(kind, mesh):
+    _assert_same_run(_trained(kind, mesh), _trained(kind, ONE))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_moves_every_array(kind):
+    """Or else the tests around this one would say little."""
+    start = tiny.params(tiny.model(**SIZES), 1)
+    moved = jax.tree.map(lambda x, y: np.max(np.abs(x - y)), start, _trained(kind, ONE)[1].params)
+    still = {jax.tree_util.keystr(p) for p, x in jax.tree.leaves_with_path(moved) if x < 1e-2}
+    assert still == set()
+
+
+@pytest.mark.parametrize(("kind", "mesh"), [("supervised", ONE), ("nash_md", CUBE)])
+def test_scanned_layers_train_as_separate_ones_do(kind, mesh):
+    scanned = _trained(kind, mesh, layers=2, scan_layers=True)
+    assert "layers" in scanned[1].params["decoder"]
+    _assert_same_run(scanned, _trained(kind, ONE, layers=2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "mesh", "count"),
+    [("supervised", ONE, 4), ("preference", ONE, 4), ("nash_md", CUBE, 2)],
+)
+def test_microbatches_train_as_one_batch_does(kind, mesh, count):
+    _assert_same_run(_trained(kind, mesh, microbatches=count), _trained(kind, ONE))
+
+
+def test_all_meshes_sample_the_same_tokens():
+    network = tiny.model(**SIZES)
+    values = tiny.params(network, 1)
+    inputs = {"inputs": tiny.texts(np.random.default_rng(0), 8, 5)}
+    found = []
+    for mesh in (ONE, DATA, CUBE):
+        partitioner = _partitioner(mesh)
+
+        def run(params, inputs, partitioner=partitioner):
+            with partitioner.activate():
+                return sample(network, params, inputs, jax.random.key(0), 16)
+
+        placed = tiny.placed(partitioner, network, values)
+        found.append(np.asarray(jax.jit(run)(placed, partitioner.place_batch(inputs)["inputs"])))
+    assert len(np.unique(found[0])) > 4
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+
+
+def test_parameters_are_cut_before_and_after_training():
+    network = tiny.model(**SIZES)
+    fresh = tiny.learner("nash_ema", network, partitioner=_partitioner(CUBE)).init()
+    trained = _trained("nash_ema", CUBE)[1]
+    for state in (fresh, trained):
+        for params in (state.params, state.average):
+            mlp = params["decoder"]["layers_0"]["mlp"]
+            assert _part(mlp["wi_0"]["kernel"]) == (8, 16)  # [embed 16, mlp 32]
+            assert _part(mlp["wo"]["kernel"]) == (16, 8)
+            assert _part(params["decoder"]["logits_dense"]["kernel"]) == (8, 6)  # [16, vocab 12]
+            assert _part(params["token_embedder"]["embedding"]) == (6, 8)
+            assert _part(params["encoder"]["relpos_bias"]["rel_embedding"]) == (2, 32)
+            whole = [x for x in jax.tree.leaves(params) if _part(x) == x.shape]
+            assert not whole
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_optimiser_state_lives_where_its_parameters_do(scan_layers):
+    network = tiny.model(**SIZES, layers=2, scan_layers=scan_layers)
+    partitioner = _partitioner(CUBE)
+    adam = tiny.learner("supervised", network, partitioner=partitioner, optimizer=adamw(1e-2))
+    moments = adam.abstract_state().opt_state[0]
+    params = tiny.placed(
+        partitioner, tiny.model(**SIZES, layers=2), unstack_layers(tiny.params(network, 1))
+    )
+    for moment in (moments.mu, moments.nu):
+        jax.tree.map(_assert_placed_alike, moment, params)
+
+    adafactor = tiny.learner("supervised", network, partitioner=partitioner)
+    factors = _find(adafactor.init().opt_state, optax.FactoredState)
+    kernel = ("decoder", "layers_1", "mlp", "wi_0", "kernel")  # [embed 16, mlp 32]
+    assert {_part(_at(x, kernel)) for x in (factors.v_row, factors.v_col)} == {(8,), (16,)}
+    assert _part(_at(factors.v, ("decoder", "decoder_norm", "scale"))) == (8,)
+
+
+def test_batches_are_cut_along_data_and_fsdp():
+    batch = {"inputs": np.arange(40).reshape(8, 5), "weight": np.ones(8, np.float32)}
+    placed = _partitioner(CUBE).place_batch(batch)
+    assert _part(placed["inputs"]) == (2, 5) and _part(placed["weight"]) == (2,)
+    assert _part(_partitioner(DATA).place_batch(batch)["inputs"]) == (1, 5)
+    np.testing.assert_array_equal(placed["inputs"], batch["inputs"])
+
+
+def test_caches_are_cut_by_batch_and_heads():
+    network = tiny.model(**SIZES)
+    partitioner = _partitioner(CUBE)
+
+    def start(params, inputs):
+        with partitioner.activate():
+            context = network.encode(params, inputs)
+            return network.start_decoding(params, context, streams=2, length=6)
+
+    inputs = partitioner.place_batch({"inputs": np.ones((8, 5), np.int32)})["inputs"]
+    params = tiny.placed(partitioner, network, tiny.params(network, 1))
+    (layer,) = jax.jit(start)(params, inputs).layers
+    assert _part(layer["self_keys"]) == _part(layer["self_values"]) == (2, 2, 2, 6, 4)
+    assert _part(layer["cross_keys"]) == _part(layer["cross_values"]) == (2, 2, 5, 4)
+
+
+def test_a_dimension_is_cut_by_its_name_if_the_mesh_divides_it():
+    cube = _partitioner(CUBE)
+    assert cube.sharding(("embed", "mlp"), (16, 32)).spec == PartitionSpec("fsdp", "tensor")
+    assert cube.sharding(("embed", "mlp"), (16, 33)).spec == PartitionSpec("fsdp", None)
+    assert cube.sharding(("batch", None), (4, 3)).spec == PartitionSpec(("data", "fsdp"), None)
+    assert cube.sharding(("batch", None), (6, 3)).spec == PartitionSpec(None, None)
+    assert cube.sharding(("layers", "relpos_buckets"), (2, 32)).spec == PartitionSpec(None, None)
+
+
+def test_the_mesh_takes_the_devices_that_are_left_for_data():
+    mesh = Partitioner(fsdp=2, tensor=2).mesh
+    assert dict(mesh.shape) == dict(zip(MESH_AXES, (2, 2, 2), strict=True))
+    assert dict(Partitioner().mesh.shape) == dict(zip(MESH_AXES, (8, 1, 1), strict=True))
+
+
+@pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, 3, 1), (4, 2, 2)])
+def test_a_mesh_of_another_size_than_the_devices_is_an_error(sizes):
+    with pytest.raises(UserError, match="but there are 8; change the sizes of Partitioner"):
+        Partitioner(*sizes)
+
+
+def test_constraints_without_a_mesh_do_nothing():
+    array = jnp.ones((3, 5))
+    assert constrain(array, "batch", "embed") is array
+
+
+def _part(array):
+    """The shape of what one device holds."""
+    return array.sharding.shard_shape(array.shape)
+
+
+def _assert_placed_alike(one, other):
+    assert one.shape == other.shape
+    assert one.sharding.is_equivalent_to(other.sharding, one.ndim)
+
+
+def _at(tree, path):
+    return functools.reduce(lambda branch, name: branch[name], path, tree)
+
+
+def _find(state, kind):
+    leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind))
+    (found,) = [x for x in leaves if isinstance(x, kind)]
+    return found
