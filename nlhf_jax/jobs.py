@@ -94,9 +94,7 @@ def train(
         )
     if train_steps < 1:
         raise UserError(f"TRAIN_STEPS is {train_steps} but must be at least 1")
-    setup = builders.Setup(
-        data, dict(feature_lengths), partitioner, optimizer, seed, microbatches
-    )
+    setup = builders.Setup(data, dict(feature_lengths), partitioner, optimizer, seed, microbatches)
     built = learner(setup)
     task = _TASKS[built.kind]
     examples = data.examples(task, "train", feature_lengths)
@@ -216,8 +214,9 @@ def _judge(
         return data.judge
     rater = builders.load_network(rater_checkpoint, partitioner, data)
     if rater.kind != "preference":
-        raise UserError(f"RATER_CHECKPOINT {rater_checkpoint} is a {rater.kind} model, not a "
-                        "preference model")
+        raise UserError(
+            f"RATER_CHECKPOINT {rater_checkpoint} is a {rater.kind} model, not a preference model"
+        )
     lengths = rater.feature_lengths
     ask = jax.jit(functools.partial(rater.preference_model().probability, both_orders=False))
 
@@ -285,8 +284,9 @@ def sample(
     partitioner = Partitioner(devices=jax.devices()[:1])
     network = builders.load_network(checkpoint, partitioner)
     if network.kind not in ("supervised", "policy"):
-        raise UserError(f"the checkpoint {checkpoint} is a {network.kind} model: it rates texts "
-                        "and writes none")
+        raise UserError(
+            f"the checkpoint {checkpoint} is a {network.kind} model: it rates texts and writes none"
+        )
     lengths = network.feature_lengths
     vocabulary = Vocabulary.from_bytes(network.vocabulary_bytes)
     rows = np.zeros((len(prompts), lengths["inputs"]), np.int32)
@@ -297,15 +297,15 @@ def sample(
 
     @jax.jit
     def run(params, inputs, key):
-        return sample_responses(
-            network.model, params, inputs, key, lengths["targets"], temperature
-        )
+        return sample_responses(network.model, params, inputs, key, lengths["targets"], temperature)
 
     texts = []
     for start in range(0, len(rows), batch_size):
         chunk = rows[np.minimum(np.arange(start, start + batch_size), len(rows) - 1)]
         key = jax.random.fold_in(jax.random.key(seed), start)
-        texts += [vocabulary.decode(row.tolist()) for row in np.asarray(run(network.params, chunk, key))]
+        texts += [
+            vocabulary.decode(row.tolist()) for row in np.asarray(run(network.params, chunk, key))
+        ]
     return [texts[i * num_samples : (i + 1) * num_samples] for i in range(len(prompts))]
 
 

@@ -107,9 +107,7 @@ def per_layer(
         return optimizer.init(model.per_layer(params))
 
     def update(updates: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
-        updates, state = optimizer.update(
-            model.per_layer(updates), state, model.per_layer(params)
-        )
+        updates, state = optimizer.update(model.per_layer(updates), state, model.per_layer(params))
         return model.from_per_layer(updates), state
 
     return optax.GradientTransformation(init, update)

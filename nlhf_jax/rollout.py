@@ -54,9 +54,7 @@ def rollout(
         for name, players_of in streams.items():
             # A list of ints would be a gather; the streams of a network are known here.
             own = jnp.stack([tokens[:, g] for g in players_of], axis=1)
-            logits, next_caches[name] = model.decode_step(
-                params[name], caches[name], position, own
-            )
+            logits, next_caches[name] = model.decode_step(params[name], caches[name], position, own)
             for i, g in enumerate(players_of):
                 mixed[g] = mixed[g] + players[g][name] * logits[:, i]
         mixed = constrain(jnp.stack(mixed, axis=1), "batch", None, None)
@@ -92,7 +90,5 @@ def sample(
 ) -> jax.Array:
     """One response of one network to each prompt `[B, S]`: int32 `[B, T]`. See `rollout`."""
     contexts = {"policy": model.encode(params, inputs)}
-    responses = rollout(
-        model, [POLICY], {"policy": params}, contexts, rng, max_length, temperature
-    )
+    responses = rollout(model, [POLICY], {"policy": params}, contexts, rng, max_length, temperature)
     return responses[:, 0]

@@ -119,9 +119,7 @@ def constrain(array: jax.Array, *logical_axes: str | None) -> jax.Array:
     partitioner = _ACTIVE.get()
     if partitioner is None:
         return array
-    return jax.lax.with_sharding_constraint(
-        array, partitioner.sharding(logical_axes, array.shape)
-    )
+    return jax.lax.with_sharding_constraint(array, partitioner.sharding(logical_axes, array.shape))
 
 
 def constrain_batch(tree: PyTree) -> PyTree:

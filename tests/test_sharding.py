@@ -49,46 +49,48 @@ def _trained(kind, mesh, microbatches=1, layers=1, scan_layers=False):
 
 
 def _assert_same_run(run, other):
-    """Float tolerance: a hundred roundings of float32, a thousandth of what training changes."""
-    for metrics, other_metrics in zip(run[0], other[0], strict=True):
-        assert metrics.keys() == other_metrics.keys()
+    """To the rounding of float32 over ten steps; training changes the arrays a thousand times more."""
+    for metrics, expected in zip(run[0], other[0], strict=True):
+        assert metrics.keys() == expected.keys()
         for name, value in metrics.items():
-            np.testing.assert_allclose(value, other_metrics[name], 1e-4, 1e-5, err_msg=name)
-    states = [
-        [unstack_layers(s.params), s.average and unstack_layers(s.average)]
-        for s in (run[1], other[1])
-    ]
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), *states)
+            np.testing.assert_allclose(value, expected[name], 1e-4, 1e-5, err_msg=name)
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    jax.tree.map(close, _per_layer(run[1]), _per_layer(other[1]))
 
 
-@pytest.mark.parametrize("mesh", [DATA, CUBE])
-@pytest.mark.parametrize("kind", KINDS)
-def test_eight_devices_train_as_one_does(kind, mesh):
-    _assert_same_run(_trained(kind, mesh), _trained(kind, ONE))
+def _per_layer(state):
+    return [unstack_layers(x) for x in (state.params, state.average) if x is not None]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_moves_every_array(kind):
+def test_a_mesh_of_all_axes_trains_as_one_device_does(kind):
+    _assert_same_run(_trained(kind, CUBE), _trained(kind, ONE))
+
+
+@pytest.mark.parametrize("kind", ["supervised", "preference", "reward", "nash_md"])
+def test_eight_shares_of_the_batch_train_as_one_device_does(kind):
+    _assert_same_run(_trained(kind, DATA), _trained(kind, ONE))
+
+
+# A rater decodes one token, which attends to itself alone: nothing changes its self-attention.
+@pytest.mark.parametrize("kind", ["supervised", "nash_md"])
+def test_training_changes_every_array(kind):
     """Or else the tests around this one would say little."""
     start = tiny.params(tiny.model(**SIZES), 1)
-    moved = jax.tree.map(lambda x, y: np.max(np.abs(x - y)), start, _trained(kind, ONE)[1].params)
-    still = {jax.tree_util.keystr(p) for p, x in jax.tree.leaves_with_path(moved) if x < 1e-2}
-    assert still == set()
+    change = jax.tree.map(lambda x, y: np.max(np.abs(x - y)), start, _trained(kind, ONE)[1].params)
+    assert min(jax.tree.leaves(change)) > 1e-2
 
 
-@pytest.mark.parametrize(("kind", "mesh"), [("supervised", ONE), ("nash_md", CUBE)])
-def test_scanned_layers_train_as_separate_ones_do(kind, mesh):
-    scanned = _trained(kind, mesh, layers=2, scan_layers=True)
+def test_scanned_layers_train_as_separate_ones_do():
+    """By Adafactor, which scales and clips each array: a stacked one is not the same as its layers."""
+    scanned = _trained("nash_md", CUBE, layers=2, scan_layers=True)
     assert "layers" in scanned[1].params["decoder"]
-    _assert_same_run(scanned, _trained(kind, ONE, layers=2))
+    _assert_same_run(scanned, _trained("nash_md", ONE, layers=2))
 
 
-@pytest.mark.parametrize(
-    ("kind", "mesh", "count"),
-    [("supervised", ONE, 4), ("preference", ONE, 4), ("nash_md", CUBE, 2)],
-)
-def test_microbatches_train_as_one_batch_does(kind, mesh, count):
-    _assert_same_run(_trained(kind, mesh, microbatches=count), _trained(kind, ONE))
+@pytest.mark.parametrize("kind", ["supervised", "preference", "nash_md"])
+def test_microbatches_train_as_one_batch_does(kind):
+    _assert_same_run(_trained(kind, ONE, microbatches=4), _trained(kind, ONE))
 
 
 def test_all_meshes_sample_the_same_tokens():
@@ -132,9 +134,8 @@ def test_optimiser_state_lives_where_its_parameters_do(scan_layers):
     partitioner = _partitioner(CUBE)
     adam = tiny.learner("supervised", network, partitioner=partitioner, optimizer=adamw(1e-2))
     moments = adam.abstract_state().opt_state[0]
-    params = tiny.placed(
-        partitioner, tiny.model(**SIZES, layers=2), unstack_layers(tiny.params(network, 1))
-    )
+    separate = tiny.model(**SIZES, layers=2)
+    params = tiny.placed(partitioner, separate, tiny.params(separate, 1))
     for moment in (moments.mu, moments.nu):
         jax.tree.map(_assert_placed_alike, moment, params)
 

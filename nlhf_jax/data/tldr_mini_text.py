@@ -158,16 +158,16 @@ def write_candidate(facts: Facts, others: Facts, rng: np.random.Generator) -> st
     slips = _slips(rng, _pick(rng, (0, 0, 1, 1, 2, 2, 3, 4)))
     words = write_summary(subject, manner, slips, rng).split()
     accident = rng.random()
-    if accident < 0.02:  # cut off
-        words = words[: 1 + int(rng.random() * (len(words) - 1))]
-    elif accident < 0.05:  # a word missing
+    if accident < 0.16:  # hardly begun; easy to tell, which starts a small rater off
+        words = words[: _pick(rng, (1, 2))]
+    elif accident < 0.19:  # a word missing
         words.pop(int(rng.random() * len(words)))
-    elif accident < 0.09:  # a word said twice
+    elif accident < 0.21:  # a word said twice
         position = int(rng.random() * len(words))
         words.insert(position, words[position])
-    elif accident < 0.11:  # the end said twice
+    elif accident < 0.22:  # the end said twice
         words += words[-_pick(rng, (1, 2, 3)) :]
-    elif accident < 0.13:  # out of order
+    elif accident < 0.24:  # out of order
         words = _subset(rng, words, len(words))
     return " ".join(words)
 

@@ -64,7 +64,7 @@ class PlayerSummary:
     empty: float
     rouge1: float | None
     rouge2: float | None
-    rougeL: float | None  # noqa: N815 (the measure's own name)
+    rougeL: float | None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -202,9 +202,7 @@ class PolicyLearner(Learner):
         sets = {name: sets[name] for name in sets if any(name in player for player in players)}
         with jax.named_scope("rollout"):
             contexts = {name: self.model.encode(params, inputs) for name, params in sets.items()}
-            return rollout(
-                self.model, players, sets, contexts, key, self._max_response_length
-            )
+            return rollout(self.model, players, sets, contexts, key, self._max_response_length)
 
     def _logits(self, params: PyTree, inputs: jax.Array, responses: jax.Array) -> jax.Array:
         return self.model.logits(params, self.model.encode(params, inputs), responses)

@@ -1,6 +1,7 @@
 """What training changes, how it starts, and where its randomness comes from."""
 
 import enum
+
 import flax
 import jax
 import jax.numpy as jnp

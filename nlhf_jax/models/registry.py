@@ -21,4 +21,6 @@ def build(description: Mapping[str, Any]) -> LanguageModel:
     try:
         return model(config(**settings))
     except TypeError as error:
-        raise UserError(f"the model's description does not fit {config.__name__}: {error}") from error
+        raise UserError(
+            f"the model's description does not fit {config.__name__}: {error}"
+        ) from error

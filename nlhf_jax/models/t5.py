@@ -207,6 +207,7 @@ class T5:
 
     def decoding_params(self, params: PyTree) -> PyTree:
         params = unstack_layers(params)
+
         # Cast once, not at every token; and only what a layer casts where it is used.
         def cast(path, x):
             name = "/".join(key.key for key in path)

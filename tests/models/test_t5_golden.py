@@ -81,9 +81,7 @@ def test_long_inputs_reach_the_logarithmic_buckets(golden):
     )
     scores = token_log_probs(model.logits(params, context, targets), jnp.asarray(targets))
     real = targets > 0
-    np.testing.assert_allclose(
-        scores[real], numbers["long_token_log_probs"][real], atol=TOLERANCE
-    )
+    np.testing.assert_allclose(scores[real], numbers["long_token_log_probs"][real], atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

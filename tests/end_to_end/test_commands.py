@@ -1,0 +1,76 @@
+"""Training, sampling, a tournament and a report through the command line, on a few JSON lines."""
+
+import json
+
+from nlhf_jax.main import main
+from tests.end_to_end.conftest import LENGTHS, Workplace
+
+
+def _policy(workplace: Workplace, run: str, rater: str, *overrides: str) -> list[str]:
+    return workplace.arguments(
+        run,
+        run,
+        f"INITIAL_CHECKPOINT='{workplace.path('sft')}'",
+        f"RATER_CHECKPOINT='{workplace.path(rater)}'",
+        "TAU=0.1",
+        *overrides,
+    )
+
+
+def test_a_checkpoint_samples_without_a_gin_file(workplace, capsys, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("my boss steals food\nmy cousin tells lies\n")
+    arguments = ["sample", f"--checkpoint={workplace.path('sft')}", f"--prompts={prompts}"]
+    capsys.readouterr()
+    assert main([*arguments, "--num_samples=2", "--seed=1"]) == 0
+    first = capsys.readouterr().out
+    rows = [json.loads(line) for line in first.splitlines()]
+    assert [row["prompt"] for row in rows] == ["my boss steals food"] * 2 + [
+        "my cousin tells lies"
+    ] * 2
+    assert main([*arguments, "--num_samples=2", "--seed=1"]) == 0
+    assert capsys.readouterr().out == first
+    assert (
+        main(["sample", f"--checkpoint={workplace.path('preference')}", f"--prompts={prompts}"])
+        == 2
+    )
+
+
+def test_policies_play_a_tournament_under_a_preference_model(workplace):
+    assert main(_policy(workplace, "nash_md", "preference")) == 0
+    assert main(workplace.arguments("reward", "reward")) == 0
+    assert main(_policy(workplace, "rlhf", "reward")) == 0
+    assert main(_policy(workplace, "nash_ema", "preference", "AVERAGE_DECAY=0.9")) == 0
+    players = {
+        "SFT": workplace.path("sft"),
+        "MD": workplace.path("nash_md"),
+        "RLHF": workplace.path("rlhf"),
+        "EMA*": workplace.path("nash_ema") + "#average",
+    }
+    data = [
+        argument
+        for argument in workplace.arguments("sft", "tournament")
+        if any(name in argument for name in ("FILES", "VOCABULARY", "workdir"))
+    ]
+    macros = [
+        f"PLAYERS={players}",
+        f"REFERENCE_CHECKPOINT='{workplace.path('sft')}'",
+        f"RATER_CHECKPOINT='{workplace.path('preference')}'",
+        f"TASK_FEATURE_LENGTHS={LENGTHS}",
+        "SPLIT='train'",
+        "NUM_PROMPTS=10",
+        "BATCH_SIZE=8",
+    ]
+    files = ["--gin_file=runs/tournament.gin", "--gin_file=tasks/json_lines.gin"]
+    assert main(["evaluate", *files, *data, *(f"--gin.{macro}" for macro in macros)]) == 0
+    result = json.loads((workplace.directory / "tournament" / "tournament.json").read_text())
+    names, rate = result["win_rates"]["names"], result["win_rates"]["rate"]
+    assert names == [*players, "reference"]
+    for i in range(len(names)):
+        for j in range(len(names)):
+            assert abs(rate[i][j] + rate[j][i] - 1.0) < 1e-9
+    # The reference of KL is the first player itself, on its own samples.
+    assert result["players"][0]["kl"] == 0.0
+    assert main(["report", f"--workdir={workplace.directory}"]) == 0
+    html = (workplace.directory / "report.html").read_text()
+    assert "RLHF" in html and "nash_md" in html
