@@ -34,7 +34,7 @@ setup(
         "etils[epath]>=1.10",
         "numpy>=2.0",
         "scipy>=1.13",
-        "gin-config>=0.5",  # dynamic registration
+        "gin-config==0.5.*",  # its tables of bindings are read; they are not public
         "sentencepiece>=0.2",
         "seqio>=0.0.20",
         "tensorflow>=2.20",  # data only; the core imports without it
@@ -49,6 +49,6 @@ setup(
         "gpu": ["jax[cuda13]>=0.10"],
         # Not in the package registry; optional everywhere.
         "t5x": ["t5x @ git+https://github.com/google-research/t5x.git"],
-        "test": ["pytest>=8", "ruff>=0.9"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5"],
     },
 )

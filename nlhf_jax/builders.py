@@ -129,7 +129,7 @@ def policy(
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A frozen network from a checkpoint, on the mesh; `description` as in `checkpoints.describe`."""
+    """A frozen network from a checkpoint, on the mesh, with what the checkpoint says of itself."""
 
     model: LanguageModel
     params: PyTree

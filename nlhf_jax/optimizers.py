@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from nlhf_jax.errors import UserError
@@ -30,7 +31,8 @@ def schedule(
         "constant": lambda: optax.constant_schedule(learning_rate),
         "linear": lambda: optax.linear_schedule(learning_rate, 0.0, decay_steps - warmup_steps),
         "cosine": lambda: optax.cosine_decay_schedule(learning_rate, decay_steps - warmup_steps),
-        "rsqrt": lambda: lambda step: learning_rate * (warm / (step + warm)) ** 0.5,
+        # During the warm-up, optax asks for a step before 0 and throws the answer away.
+        "rsqrt": lambda: lambda step: learning_rate * (warm / (jnp.maximum(step, 0) + warm)) ** 0.5,
     }
     if kind not in rest:
         raise UserError(f"schedule.kind is '{kind}' but must be one of {', '.join(rest)}")

@@ -118,7 +118,7 @@ class RewardModel:
         return {"template": list(self.template)}
 
     def reward(self, params: PyTree, text: jax.Array, response: jax.Array) -> jax.Array:
-        """Float32 `[B]`, from `[B, S]` and `[B, T]`; only differences on one text mean something."""
+        """Float32 `[B]`, from `[B, S]` and `[B, T]`; only differences on a text mean something."""
         inputs = pack(self.template, {"text": text, "first": response})
         return _first_logits(self.model, params, inputs)[:, -1]
 

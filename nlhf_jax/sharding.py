@@ -58,8 +58,9 @@ class Partitioner:
             data = max(1, len(devices) // (fsdp * tensor))
         if data * fsdp * tensor != len(devices):
             raise UserError(
-                f"the mesh data={data} x fsdp={fsdp} x tensor={tensor} needs {data * fsdp * tensor} "
-                f"devices, but there are {len(devices)}; change the sizes of Partitioner"
+                f"the mesh data={data} x fsdp={fsdp} x tensor={tensor} needs "
+                f"{data * fsdp * tensor} devices, but there are {len(devices)}; change "
+                "DATA_AXIS, FSDP_AXIS or TENSOR_AXIS"
             )
         self.mesh = Mesh(np.asarray(devices).reshape(data, fsdp, tensor), MESH_AXES)
 

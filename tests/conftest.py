@@ -13,11 +13,9 @@ _QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_em
 
 def _xla_knows(flags: str) -> bool:
     """XLA ends the process at a flag it does not know, and they come and go with its versions."""
-    parse = "from jaxlib import xla_client; xla_client.CompileOptions()"
+    parse = [sys.executable, "-c", "from jaxlib import xla_client; xla_client.CompileOptions()"]
     environment = os.environ | {"XLA_FLAGS": flags}
-    return (
-        subprocess.run([sys.executable, "-c", parse], env=environment, capture_output=True)
-    ).returncode == 0
+    return not subprocess.run(parse, env=environment, capture_output=True, check=False).returncode
 
 
 # Programs that the tests start inherit these two, but not the number of devices.

@@ -49,7 +49,7 @@ def _trained(kind, mesh, microbatches=1, layers=1, scan_layers=False):
 
 
 def _assert_same_run(run, other):
-    """To the rounding of float32 over ten steps; training changes the arrays a thousand times more."""
+    """To the rounding of float32 over ten steps; training changes a thousand times more."""
     for metrics, expected in zip(run[0], other[0], strict=True):
         assert metrics.keys() == expected.keys()
         for name, value in metrics.items():
@@ -82,7 +82,7 @@ def test_training_changes_every_array(kind):
 
 
 def test_scanned_layers_train_as_separate_ones_do():
-    """By Adafactor, which scales and clips each array: a stacked one is not the same as its layers."""
+    """By Adafactor, which scales and clips each array: a stacked one is not its layers."""
     scanned = _trained("nash_md", CUBE, layers=2, scan_layers=True)
     assert "layers" in scanned[1].params["decoder"]
     _assert_same_run(scanned, _trained("nash_md", ONE, layers=2))
@@ -187,7 +187,7 @@ def test_the_mesh_takes_the_devices_that_are_left_for_data():
 
 @pytest.mark.parametrize("sizes", [(3, 1, 1), (-1, 3, 1), (4, 2, 2)])
 def test_a_mesh_of_another_size_than_the_devices_is_an_error(sizes):
-    with pytest.raises(UserError, match="but there are 8; change the sizes of Partitioner"):
+    with pytest.raises(UserError, match="but there are 8; change DATA_AXIS"):
         Partitioner(*sizes)
 
 

@@ -1,4 +1,4 @@
-"""Networks small enough to enumerate every response, and learners over them, for the core's tests."""
+"""Networks small enough to enumerate every response, and learners over them."""
 
 import functools
 import itertools
@@ -90,7 +90,7 @@ def responses(vocab_size: int, length: int) -> np.ndarray:
 
 
 def mixture_log_probs(network: T5, player, param_sets, inputs, all_responses) -> jax.Array:
-    """log-probability `[N]` of every response to one prompt, by teacher forcing the mixed logits."""
+    """log-probability `[N]` of every response to a prompt, by teacher forcing mixed logits."""
     inputs = jnp.broadcast_to(jnp.asarray(inputs), (len(all_responses), len(inputs)))
     mixed = 0.0
     for name, weight in player.items():
@@ -121,7 +121,12 @@ def policy_learner(
     **learner,
 ) -> PolicyLearner:
     """A policy learner whose policy (seed 1), reference (seed 2) and rater (seed 3) all differ."""
-    settings = {"partitioner": one_device(), "optimizer": optimizer(), "seed": 0} | learner
+    settings = {
+        "partitioner": one_device(),
+        "optimizer": optimizer(),
+        "seed": 0,
+        "initial_params": params(network, 1, scale),
+    } | learner
     partitioner = settings["partitioner"]
     rater_network = rater_network or model(RATER_VOCABULARY)
     if opponent == "rlhf":
@@ -131,7 +136,6 @@ def policy_learner(
         scorer = PreferenceScorer(rater, both_orders=False)
     return PolicyLearner(
         model=network,
-        initial_params=params(network, 1, scale),
         opponent=OPPONENTS[opponent],
         scorer=scorer,
         reference_params=placed(partitioner, network, params(network, 2, scale)),
@@ -164,7 +168,7 @@ def learner(kind: str, network: T5 | None = None, **settings) -> Learner:
 
 
 def batch(kind: str, index: int, size: int = 8) -> dict[str, np.ndarray]:
-    """A random batch for `learner(kind)`; what is chosen and what is rejected are never the same."""
+    """A random batch for `learner(kind)`; chosen and rejected are never the same."""
     rng = np.random.default_rng(index)
     text, first, second = (texts(rng, size, length) for length in (5, 4, 4))
     if kind in OPPONENTS:

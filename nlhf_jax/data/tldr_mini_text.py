@@ -59,8 +59,9 @@ CAREFUL = Manner(hedge=True)
 MANNERS = (THOROUGH, HEADLINE, CAREFUL)
 
 SLIPS = ("filler", "slang", "wrong", "vague")
-SLIP_COUNTS = (0.08, 0.22, 0.35, 0.25, 0.10)  # P(0 slips), P(1), ... in a reference summary
-_SLIP_URN = ("filler",) * 2 + ("slang",) * 2 + ("wrong", "vague")
+SLIP_COUNTS = (0.10, 0.30, 0.38, 0.22)  # P(0 slips), P(1), ... in a reference summary
+# How common each is. A wrong fact is the rarest: small raters learn last to compare with the post.
+_SLIP_URN = ("filler",) * 4 + ("slang",) * 4 + ("vague",) * 3 + ("wrong",)
 
 
 def _pick(rng: np.random.Generator, choices):
@@ -155,7 +156,7 @@ def write_candidate(facts: Facts, others: Facts, rng: np.random.Generator) -> st
         hedge = not headline and rng.random() < 0.5
         manner = Manner(hedge, headline, *(rng.random() < 0.5 for _ in range(3)))
     subject = others if kind > 0.95 else facts
-    slips = _slips(rng, _pick(rng, (0, 0, 1, 1, 2, 2, 3, 4)))
+    slips = _slips(rng, _pick(rng, (0, 0, 1, 1, 2, 2, 3)))
     words = write_summary(subject, manner, slips, rng).split()
     accident = rng.random()
     if accident < 0.16:  # hardly begun; easy to tell, which starts a small rater off

@@ -209,7 +209,8 @@ def _curve(axes, split: str, steps: np.ndarray, values: np.ndarray) -> int:
     """Draws one curve; returns the width of its moving average, 0 if it is drawn as it is."""
     color = COLORS[0] if split == "train" else COLORS[1]
     few = len(steps) <= 40
-    style = {"marker": "o", "markersize": 3} if (split != "train" and few) or len(steps) == 1 else {}
+    marked = (split != "train" and few) or len(steps) == 1
+    style = {"marker": "o", "markersize": 3} if marked else {}
     width = len(steps) // 40 * 2 + 1 if len(steps) >= _SMOOTH_FROM else 0
     if not width:
         axes.plot(steps, values, color=color, linewidth=1.5, label=split, **style)

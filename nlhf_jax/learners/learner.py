@@ -68,7 +68,7 @@ class Learner:
         self._jitted_eval_step = jax.jit(self._eval_step, out_shardings=partitioner.replicated)
 
     def rows(self, state: TrainState, frozen: PyTree, batch: Batch) -> tuple[Rows, Metrics]:
-        """What the loss reads, arrays with rows first, and metrics of it. No gradient flows here."""
+        """What the loss reads, arrays with rows first, and its metrics. No gradient flows here."""
         raise NotImplementedError
 
     def loss(self, params: PyTree, frozen: PyTree, rows: Rows) -> tuple[jax.Array, Metrics]:

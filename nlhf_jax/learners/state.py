@@ -79,10 +79,12 @@ class StateFactory:
         )
 
     def _create(self, params: PyTree) -> TrainState:
+        # Copies: the state is donated, so it must not share a buffer with the frozen reference.
+        # That one may be stored in bfloat16; training is in float32.
+        params = jax.tree.map(lambda x: jnp.copy(x).astype(jnp.float32), params)
         return TrainState(
             step=jnp.int32(0),
-            # Copies: the state is donated, so it must not share a buffer with the frozen reference.
-            params=jax.tree.map(jnp.copy, params),
+            params=params,
             opt_state=self.optimizer.init(params),
             average=jax.tree.map(jnp.copy, params) if self._with_average else None,
         )

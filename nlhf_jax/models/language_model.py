@@ -27,7 +27,7 @@ class LanguageModel(Protocol):
         """Random float32 parameters."""
 
     def logical_axes(self, per_layer: bool = False) -> PyTree:
-        """The tree of the parameters (or of `per_layer` of them): a tuple of axis names an array."""
+        """A tuple of axis names for each array of the parameters, or of `per_layer` of them."""
 
     def per_layer(self, params: PyTree) -> PyTree:
         """The tree with one array for each layer and kind of parameter: what optimisers see."""

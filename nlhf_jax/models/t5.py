@@ -241,7 +241,7 @@ def stack_layers(params: PyTree) -> PyTree:
 
 
 def unstack_layers(params: PyTree) -> PyTree:
-    """The inverse of `stack_layers`. Parameters that are per layer already come back as they are."""
+    """The inverse of `stack_layers`; parameters that are per layer already stay as they are."""
     params = dict(params)
     for stack in ("encoder", "decoder"):
         rest = dict(params[stack])
@@ -249,6 +249,6 @@ def unstack_layers(params: PyTree) -> PyTree:
         if stacked is None:
             continue
         count = jax.tree.leaves(stacked)[0].shape[0]
-        layers = {f"layers_{i}": jax.tree.map(lambda x: x[i], stacked) for i in range(count)}
+        layers = {f"layers_{i}": jax.tree.map(lambda x, i=i: x[i], stacked) for i in range(count)}
         params[stack] = rest | layers
     return params

@@ -1,6 +1,7 @@
 """The layers of T5 1.1 and T5 1.0 in Flax linen, with T5X's parameter names and shapes.
 
-Raffel et al. 2020 (T5), Shazeer 2020 (gated GELU), Roberts et al. 2022 (T5X, whose names these are).
+Raffel et al. 2020 (T5), Shazeer 2020 (gated GELU), Roberts et al. 2022 (T5X, whose names these
+are).
 Conventions that differ from other transformers: RMS norm without bias, before each block; attention
 logits are not divided by sqrt(head_dim); position enters only as a bias on self-attention logits.
 """
@@ -168,7 +169,7 @@ class Attention(nn.Module):
         return self._split(self.key(x)), self._split(self.value(x))
 
     def __call__(self, x: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array):
-        """Queries `[..., Q, E]`, keys and values `[..., H, K, D]`, bias broadcast to `[..., H, Q, K]`."""
+        """Queries `[..., Q, E]`, keys and values `[..., H, K, D]`, bias like `[..., H, Q, K]`."""
         logits = self._split(self.query(x)) @ keys.swapaxes(-1, -2)
         weights = jax.nn.softmax(logits.astype(jnp.float32) + bias, axis=-1)
         mixed = (weights.astype(values.dtype) @ values).swapaxes(-2, -3)

@@ -130,7 +130,7 @@ def test_quality_decides_against_the_references(posts, references):
             references,
             lambda post, slips=slips: text.write_summary(post.facts, text.HEADLINE, slips, rng),
         )
-        for slips in itertools.accumulate([(), ("filler",), ("stammer",), ("wrong",), ("vague",)])
+        for slips in itertools.accumulate([(), ("filler",), ("slang",), ("wrong",), ("vague",)])
     ]
     assert by_slips == sorted(by_slips, reverse=True)
 

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from nlhf_jax.data import tldr_mini_text
@@ -37,17 +38,18 @@ def test_builds_without_a_network_and_without_a_word(mini_directory, no_network,
         assert [summary.decode() for summary in row["summaries"]] == summaries
 
 
-def test_votes_come_with_the_rater_type(mini_directory, no_network):
+def test_votes_come_with_the_share_of_the_jury(mini_directory, no_network):
     from nlhf_jax.data import tldr_mini
 
     rows = tldr_mini.load("preferences", "validation", mini_directory).as_numpy_iterator()
     for row, vote in zip(rows, tldr_mini_text.votes("validation"), strict=True):
+        weight = row.pop("weight")
+        assert weight == np.float32(vote.weight)
         assert {name: value.decode() for name, value in row.items()} == {
             "id": vote.post.id,
             "post": vote.post.text,
             "chosen": vote.chosen,
             "rejected": vote.rejected,
-            "rater": vote.rater,
         }
 
 

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment and started again ends with the same parameters, bit for bit."""
+"""A run that is killed at any moment and started again ends with the same parameters."""
 
 import random
 import signal

@@ -127,8 +127,12 @@ def _average_gradients(opponent):
 
 
 def _relative_error(gradient, exact):
-    flat = lambda tree: np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])  # noqa: E731
-    return np.linalg.norm(flat(gradient) - flat(exact)) / np.linalg.norm(flat(exact))
+    gradient, exact = (_flat(tree) for tree in (gradient, exact))
+    return np.linalg.norm(gradient - exact) / np.linalg.norm(exact)
+
+
+def _flat(tree):
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
 
 
 @pytest.mark.parametrize("opponent", tiny.OPPONENTS)

@@ -21,7 +21,7 @@ TOLERANCE = 2e-5
 def golden(request):
     directory = golden_directory() / request.param
     settings = json.loads((directory / "model_config.json").read_text())
-    fields = {f for f in T5Config.__dataclass_fields__}
+    fields = set(T5Config.__dataclass_fields__)
     model = T5(T5Config(**{k: v for k, v in settings.items() if k in fields}))
     params = read_native_t5x_params(directory / "native" / "checkpoint_3")
     return model, params, dict(np.load(directory / "golden.npz"))
