@@ -127,8 +127,8 @@ class Learner:
                 opt_state=opt_state,
             )
             norms = {
-                "gradient_norm": optax.global_norm(gradient),
-                "update_norm": optax.global_norm(updates),
+                "gradient_norm": optax.tree.norm(gradient),
+                "update_norm": optax.tree.norm(updates),
             }
             return self.after_update(state), observed | metrics | norms
 

@@ -33,9 +33,9 @@ def first_records(split: str) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("split", "references", "votes"),
     [
-        ("train", "b069de06f5986991", "aa17041a78059b62"),
-        ("validation", "7e38abd98669c9a1", "c3f1287143ca986c"),
-        ("test", "c68bc7441d452567", "b10fccaff28e090a"),
+        ("train", "191e9fab2821f8eb", "777722bf6187c109"),
+        ("validation", "4dbff8a1c4850bd0", "d6a8a23453cd7606"),
+        ("test", "13b9aec80b41c49e", "05e051392bc88448"),
     ],
 )
 def test_first_records_are_the_same_on_every_machine(split, references, votes):

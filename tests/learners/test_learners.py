@@ -1,0 +1,131 @@
+"""What the learners promise beside their gradients: evaluation, averages, randomness, errors."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special
+
+from nlhf_jax.errors import UserError
+from nlhf_jax.learners.policy import PolicyLearner
+from nlhf_jax.learners.preference import vote_accuracy
+from nlhf_jax.learners.state import Purpose, key_for
+from tests import tiny
+
+NETWORK = tiny.model(tiny.RATER_VOCABULARY)
+VALID = 5
+
+
+@functools.cache
+def _evaluated(kind, filling):
+    """Metrics of five examples in a batch of eight that is filled up in one way or another."""
+    learner = _learner(kind)
+    batch = {
+        name: np.concatenate([array[:VALID], tiny.batch(kind, filling)[name][VALID:]])
+        for name, array in tiny.batch(kind, 0).items()
+    }
+    batch["valid"] = (np.arange(8) < VALID).astype(np.float32)
+    return jax.device_get(learner.eval_step(learner.init(), learner.partitioner.place_batch(batch)))
+
+
+@functools.cache
+def _learner(kind):
+    return tiny.learner(kind)
+
+
+@pytest.mark.parametrize("kind", ["supervised", "preference", "reward", "nash_md"])
+def test_evaluation_does_not_see_rows_that_only_fill_the_batch_up(kind):
+    one, other = _evaluated(kind, filling=1), _evaluated(kind, filling=2)
+    assert "loss" in one and one["examples"] == VALID
+    for name, value in one.items():
+        np.testing.assert_allclose(value, other[name], rtol=1e-5, err_msg=name)
+
+
+def test_supervised_loss_is_the_mean_over_target_tokens():
+    batch = {name: array[:VALID] for name, array in tiny.batch("supervised", 0).items()}
+    params = tiny.params(NETWORK, 1)
+    forward = jax.jit(lambda p: NETWORK.logits(p, NETWORK.encode(p, batch["inputs"]), targets))
+    targets = batch["targets"]
+    scores = special.log_softmax(np.asarray(forward(params)), axis=-1)
+    chosen = np.take_along_axis(scores, targets[..., None], axis=-1)[..., 0]
+    found = _evaluated("supervised", filling=1)
+    np.testing.assert_allclose(found["loss"], -chosen[targets > 0].mean(), rtol=1e-4)
+    correct = (scores.argmax(axis=-1) == targets)[targets > 0].mean()
+    np.testing.assert_allclose(found["token_accuracy"], correct, rtol=1e-4)
+
+
+def test_preference_metrics_are_means_over_both_orders():
+    learner = _learner("preference")
+    batch = {name: array[:VALID] for name, array in tiny.batch("preference", 0).items()}
+    ask = jax.jit(functools.partial(learner.rater.probability, both_orders=False))
+    pair = batch["chosen"], batch["rejected"]
+    params = tiny.params(NETWORK, 1)
+    first = np.asarray(ask(params, batch["text"], *pair))
+    second = 1 - np.asarray(ask(params, batch["text"], *pair[::-1]))
+    found = _evaluated("preference", filling=1)
+    vote = batch["weight"]
+    loss = -np.mean([vote * np.log(p) + (1 - vote) * np.log(1 - p) for p in (first, second)])
+    np.testing.assert_allclose(found["loss"], loss, rtol=1e-4)
+    np.testing.assert_allclose(found["order_bias"], np.mean(first - second), atol=1e-5)
+    np.testing.assert_allclose(found["inconsistency"], np.mean(np.abs(first - second)), atol=1e-5)
+    right = np.where(first + second > 1, vote, 1 - vote)
+    np.testing.assert_allclose(found["accuracy"], right.mean(), rtol=1e-5)
+
+
+def test_accuracy_is_the_share_of_the_votes_that_are_predicted():
+    margin, weight = jnp.asarray([2.0, -2.0, 0.0]), jnp.asarray([0.75, 0.75, 1.0])
+    np.testing.assert_allclose(vote_accuracy(margin, weight), [0.75, 0.25, 0.5])
+
+
+def test_the_moving_average_follows_the_parameters():
+    """avg_t = 0.9 avg_{t-1} + 0.1 theta_t, from where training starts."""
+    learner = _learner("nash_ema")
+    start = learner.init()
+    jax.tree.map(np.testing.assert_array_equal, start.average, start.params)
+    moved = start.replace(params=jax.tree.map(lambda x: x + 1.0, start.params))
+    after = learner.after_update(moved)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y + 0.1, atol=1e-5), after.average, start.params
+    )
+    jax.tree.map(np.testing.assert_array_equal, after.params, moved.params)
+
+
+def test_randomness_differs_by_seed_step_and_purpose():
+    settings = [(0, 0, Purpose.ROLLOUT), (0, 1, Purpose.ROLLOUT), (1, 0, Purpose.ROLLOUT)]
+    settings += [(0, 0, Purpose.INIT), (0, 0, Purpose.EVALUATION)]
+    keys = [tuple(jax.random.key_data(key_for(*each)).tolist()) for each in settings]
+    assert len(set(keys)) == len(keys)
+
+
+def test_a_batch_that_micro_batches_do_not_divide_is_an_error():
+    learner = tiny.learner("supervised", microbatches=3)
+    with pytest.raises(UserError, match="MICROBATCHES is 3 but must divide the batch size 8"):
+        learner.train_step(None, tiny.batch("supervised", 0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kl": "forward"}, "KL is 'forward' but must be 'sampled' or 'exact'"),
+        ({"tau": -0.1}, "TAU is -0.1 but must not be negative"),
+        ({"average_decay": None}, "AVERAGE_DECAY is None but a moving-average opponent needs it"),
+        ({"average_decay": 1.5}, "AVERAGE_DECAY is 1.5 but a moving-average opponent needs it"),
+    ],
+)
+def test_a_policy_learner_refuses_settings_without_a_meaning(settings, message):
+    sensible = {"kl": "sampled", "tau": 0.1, "average_decay": 0.9}
+    with pytest.raises(UserError, match=message):
+        PolicyLearner(
+            model=NETWORK,
+            partitioner=tiny.one_device(),
+            optimizer=tiny.optimizer(),
+            seed=0,
+            opponent=tiny.OPPONENTS["nash_ema"],
+            scorer=None,
+            reference_params=None,
+            scorer_params=None,
+            max_response_length=3,
+            **sensible | settings,
+        )
