@@ -97,7 +97,6 @@ def start(arguments: list[str], cache: Path) -> subprocess.Popen:
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "",
         "JAX_NUM_CPU_DEVICES": "1",
     }
     return subprocess.Popen(
