@@ -149,26 +149,26 @@ def write_candidate(facts: Facts, others: Facts, rng: np.random.Generator) -> st
     `others` are the facts of another post, for the candidates that miss the subject.
     """
     kind = rng.random()
-    if kind < 0.5:  # the usual manners, all levels of quality
+    if kind < 0.75:  # the usual manners, all levels of quality
         manner = _pick(rng, MANNERS)
     else:  # any mix of them
         headline = rng.random() < 0.4
         hedge = not headline and rng.random() < 0.5
         manner = Manner(hedge, headline, *(rng.random() < 0.5 for _ in range(3)))
-    subject = others if kind > 0.95 else facts
+    subject = others if kind > 0.97 else facts
     slips = _slips(rng, _pick(rng, (0, 0, 1, 1, 2, 2, 3)))
     words = write_summary(subject, manner, slips, rng).split()
     accident = rng.random()
     if accident < 0.16:  # hardly begun; easy to tell, which starts a small rater off
         words = words[: _pick(rng, (1, 2))]
-    elif accident < 0.19:  # a word missing
+    elif accident < 0.18:  # a word missing
         words.pop(int(rng.random() * len(words)))
-    elif accident < 0.21:  # a word said twice
+    elif accident < 0.20:  # a word said twice
         position = int(rng.random() * len(words))
         words.insert(position, words[position])
-    elif accident < 0.22:  # the end said twice
+    elif accident < 0.21:  # the end said twice
         words += words[-_pick(rng, (1, 2, 3)) :]
-    elif accident < 0.24:  # out of order
+    elif accident < 0.22:  # out of order
         words = _subset(rng, words, len(words))
     return " ".join(words)
 
