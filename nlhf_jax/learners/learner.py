@@ -5,6 +5,7 @@ scores) and what it minimises (`loss`). Metrics are sums over rows weighted by t
 batch, so they are means over the batch.
 """
 
+import abc
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,7 +24,7 @@ Rows = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
-class Learner:
+class Learner(abc.ABC):
     """Base of the learners; see the module's docstring for what a subclass adds."""
 
     kind: str
@@ -67,13 +68,13 @@ class Learner:
         )
         self._jitted_eval_step = jax.jit(self._eval_step, out_shardings=partitioner.replicated)
 
+    @abc.abstractmethod
     def rows(self, state: TrainState, frozen: PyTree, batch: Batch) -> tuple[Rows, Metrics]:
         """What the loss reads, arrays with rows first, and its metrics. No gradient flows here."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def loss(self, params: PyTree, frozen: PyTree, rows: Rows) -> tuple[jax.Array, Metrics]:
         """A scalar that is a sum over rows, and metrics that are such sums as well."""
-        raise NotImplementedError
 
     def evaluate(self, state: TrainState, frozen: PyTree, batch: Batch) -> Metrics:
         """Metrics of a batch without training on it; by default those of the loss."""
