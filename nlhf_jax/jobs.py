@@ -170,7 +170,9 @@ def evaluate(
     progress.status("samples the players' responses")
     base = builders.load_network(reference, partitioner, data)
     entries, programs = {}, {}
-    for name, source in players.items():
+    for index, (name, source) in enumerate(players.items()):
+        # P(pi > pi') is over independent draws: one key for all would couple their responses.
+        key = jax.random.fold_in(jax.random.key(seed), index)
         path, _, what = source.partition("#")
         network = builders.load_network(path, partitioner, data, what=what or "params")
         architecture = str(network.model.description())
@@ -186,7 +188,7 @@ def evaluate(
             data.vocabulary,
             partitioner,
             batch_size,
-            seed,
+            key,
         )
         progress.message(f"{name} has written {len(prompts)} responses")
     result = play(
@@ -234,13 +236,14 @@ def _judge(
     )
 
 
-def _enter(network, base, program, examples, vocabulary, partitioner, batch_size, seed) -> Player:
+def _enter(network, base, program, examples, vocabulary, partitioner, batch_size, key) -> Player:
     """Samples one player's responses, with their log-probability ratios to the base policy."""
     responses, ratios = [], []
     for number, batch in enumerate(examples.eval_batches(batch_size)):
-        key = jax.random.fold_in(jax.random.key(seed), number)
         inputs = partitioner.place_batch({"inputs": batch["inputs"]})["inputs"]
-        tokens, ratio = jax.device_get(program(network.params, base.params, inputs, key))
+        tokens, ratio = jax.device_get(
+            program(network.params, base.params, inputs, jax.random.fold_in(key, number))
+        )
         kept = batch["valid"] > 0
         responses.append(tokens[kept])
         ratios.append(ratio[kept])

@@ -43,6 +43,7 @@ def test_policies_play_a_tournament_under_a_preference_model(workplace):
     assert main(_policy(workplace, "nash_ema", "preference", "AVERAGE_DECAY=0.9")) == 0
     players = {
         "SFT": workplace.path("sft"),
+        "SFT again": workplace.path("sft"),
         "MD": workplace.path("nash_md"),
         "RLHF": workplace.path("rlhf"),
         "EMA*": workplace.path("nash_ema") + "#average",
@@ -69,6 +70,9 @@ def test_policies_play_a_tournament_under_a_preference_model(workplace):
     for i in range(len(names)):
         for j in range(len(names)):
             assert abs(rate[i][j] + rate[j][i] - 1.0) < 1e-9
+    # One policy under two names draws independently: their responses are not the same.
+    texts = [sample["responses"] for sample in result["samples"]]
+    assert any(row["SFT"] != row["SFT again"] for row in texts)
     # The reference of KL is the first player itself, on its own samples.
     assert result["players"][0]["kl"] == 0.0
     assert main(["report", f"--workdir={workplace.directory}"]) == 0
