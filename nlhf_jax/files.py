@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 
-def write_whole(path: str | os.PathLike, content: str) -> None:
-    """Writes `content` as UTF-8 in place of what is at `path`; makes the directory."""
+def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
+    """Writes `content`, text as UTF-8, in place of what is at `path`; makes the directory."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(content, encoding="utf-8")
+    partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     os.replace(partial, path)
 
 

@@ -12,10 +12,3 @@ def golden_directory() -> Path:
     if not (SHARED / "golden").is_dir():
         pytest.skip("../shared/golden (fixtures written by T5X) is not on this machine")
     return SHARED / "golden"
-
-
-def debian_directory() -> Path:
-    """Real text for the end-to-end tests; skips the test where it is missing."""
-    if not (SHARED / "data" / "debian_tldr").is_dir():
-        pytest.skip("../shared/data/debian_tldr is not on this machine")
-    return SHARED / "data" / "debian_tldr"

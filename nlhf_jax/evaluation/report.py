@@ -9,6 +9,7 @@ from pathlib import Path
 from nlhf_jax.evaluation import render_html, render_markdown
 from nlhf_jax.evaluation.contents import Report, read_report
 from nlhf_jax.evaluation.tournament import TournamentResult
+from nlhf_jax.files import write_whole
 
 _SPLITS = ("train", "validation")
 
@@ -31,12 +32,12 @@ def write_report(workdir: str | os.PathLike, out_dir: str | os.PathLike | None =
     report = read_report(workdir)
     (out_dir / "figures").mkdir(parents=True, exist_ok=True)
     for name, image in report.figures.items():
-        _replace(out_dir / "figures" / name, image)
+        write_whole(out_dir / "figures" / name, image)
     if report.tournament is not None:
-        _replace(out_dir / "report.csv", _csv(report.tournament).encode())
-    _replace(out_dir / "report.json", _json(report).encode())
-    _replace(out_dir / "report.md", render_markdown.render(report).encode())
-    _replace(out_dir / "report.html", render_html.render(report).encode())
+        write_whole(out_dir / "report.csv", _csv(report.tournament))
+    write_whole(out_dir / "report.json", _json(report))
+    write_whole(out_dir / "report.md", render_markdown.render(report))
+    write_whole(out_dir / "report.html", render_html.render(report))
     return out_dir / "report.html"
 
 
@@ -72,9 +73,3 @@ def _csv(result: TournamentResult) -> str:
                 cell = result.win_rates.between(row, column)
                 table.writerow([row, column, cell.value, cell.low, cell.high, result.prompts])
     return text.getvalue()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

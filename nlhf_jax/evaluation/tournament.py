@@ -15,6 +15,7 @@ from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation import statistics
 from nlhf_jax.evaluation.judges import Judge
 from nlhf_jax.evaluation.statistics import Estimate, WinRates
+from nlhf_jax.files import write_whole
 
 REFERENCE = "reference"  # the player whose response is one of the prompt's own references
 FORMAT = 1
@@ -175,11 +176,7 @@ class TournamentResult:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the JSON in place of an earlier one, whole or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(self.to_json() + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        write_whole(path, self.to_json() + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "TournamentResult":
