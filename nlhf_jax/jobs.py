@@ -3,6 +3,7 @@
 And `sample`, which needs no configuration, because a checkpoint describes itself.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +18,14 @@ from nlhf_jax.data.datasets import Dataset
 from nlhf_jax.data.jobs import train_vocabulary_from_files
 from nlhf_jax.data.vocabularies import Vocabulary
 from nlhf_jax.errors import UserError
-from nlhf_jax.evaluation.judges import Judge, PreferenceModelJudge
+from nlhf_jax.evaluation.judges import (
+    Judge,
+    NetworkJudge,
+    PreferenceModelJudge,
+    RewardModelJudge,
+)
 from nlhf_jax.evaluation.tournament import Player, play, warnings
+from nlhf_jax.evaluation.votes import RaterAccuracy, rater_accuracy
 from nlhf_jax.metrics import Progress
 from nlhf_jax.models.language_model import EOS, LanguageModel, response_mask, token_log_probs
 from nlhf_jax.rollout import sample as sample_responses
@@ -141,6 +148,7 @@ def evaluate(
     seed: int,
     split: str = "test",
     rater_checkpoint: str | None = None,
+    raters: Mapping[str, str] | None = None,
     temperature: float = 1.0,
 ) -> None:
     """A tournament of policies on the same prompts; writes `workdir/tournament.json`.
@@ -155,18 +163,25 @@ def evaluate(
       num_prompts: from the start of the split; None for all.
       batch_size: prompts that are sampled at once.
       seed: of the samples and the bootstrap.
-      split: of the prompts.
+      split: of the prompts, and of the votes that `raters` predict.
       rater_checkpoint: a preference model as the judge; None asks the data's own population.
+      raters: name -> checkpoint of a preference or reward model whose accuracy on votes to measure,
+        beside that of the data's own population if it is known; None measures nothing.
       temperature: of the samples.
 
     Raises:
       UserError: a checkpoint or data that cannot be used, or no judge.
     """
     judge = _judge(rater_checkpoint, data, partitioner, batch_size)
+    progress = Progress(Path(workdir).name, len(players))
+    progress.status("measures the raters on votes")
+    # Before the responses are sampled: a rater that is none is found out at once.
+    measured = _measure(raters or {}, data, split, partitioner, batch_size, seed)
+    for rater in measured:
+        progress.message(f"{rater.name} agrees with {rater.accuracy.value:.1%} of the votes")
     examples = data.examples("prompts", split, feature_lengths)
     examples = examples.take(num_prompts or len(examples))
     prompts, references = examples.texts("inputs"), examples.texts("references")
-    progress = Progress(Path(workdir).name, len(players))
     progress.status("samples the players' responses")
     base = builders.load_network(reference, partitioner, data)
     entries, programs = {}, {}
@@ -198,6 +213,7 @@ def evaluate(
         references=references if references and all(references) else None,
         seed=seed,
     )
+    result = dataclasses.replace(result, raters=measured)
     result.save(Path(workdir) / "tournament.json")
     for warning in warnings(result):
         progress.message(f"warning: {warning}")
@@ -219,21 +235,56 @@ def _judge(
         raise UserError(
             f"RATER_CHECKPOINT {rater_checkpoint} is a {rater.kind} model, not a preference model"
         )
-    lengths = rater.feature_lengths
-    ask = jax.jit(functools.partial(rater.preference_model().probability, both_orders=False))
+    return _network_judge(rater, data, partitioner, batch_size)
 
-    def probability(text: np.ndarray, first: np.ndarray, second: np.ndarray) -> jax.Array:
-        batch = partitioner.place_batch({"text": text, "first": first, "second": second})
-        return ask(rater.params, **batch)
 
-    return PreferenceModelJudge(
-        probability,
-        data.vocabulary.encode,
-        lengths["text"],
-        lengths["summary"],
-        batch_size,
-        name="preference model",
-    )
+def _network_judge(
+    network: builders.Network, data: Dataset, partitioner: Partitioner, batch_size: int
+) -> NetworkJudge:
+    """The judge that a network of the kind "preference" or "reward" is."""
+    if network.kind == "preference":
+        judge = PreferenceModelJudge
+        program = functools.partial(network.preference_model().probability, both_orders=False)
+    else:
+        judge, program = RewardModelJudge, network.reward_model().reward
+    program = jax.jit(program)
+
+    def ask(*tokens: np.ndarray) -> jax.Array:
+        batch = dict(zip(("text", "first", "second"), tokens, strict=False))
+        return program(network.params, *partitioner.place_batch(batch).values())
+
+    lengths = network.feature_lengths
+    return judge(ask, data.vocabulary.encode, lengths["text"], lengths["summary"], batch_size)
+
+
+def _measure(
+    raters: Mapping[str, str],
+    data: Dataset,
+    split: str,
+    partitioner: Partitioner,
+    batch_size: int,
+    seed: int,
+) -> tuple[RaterAccuracy, ...]:
+    """Accuracies on all comparisons of `split`: the population's if it is known, then the raters'.
+
+    Nothing is measured if there are no raters.
+    """
+    found = []
+    for name, path in raters.items():
+        network = builders.load_network(path, partitioner, data)
+        if network.kind not in ("preference", "reward"):
+            raise UserError(
+                f"RATERS has '{name}': {path}, which is a {network.kind} model and not a "
+                "preference or reward model"
+            )
+        examples = data.examples("comparisons", split, network.feature_lengths)
+        texts = [examples.texts(feature) for feature in ("text", "chosen", "rejected")]
+        weights = examples.arrays["weight"]
+        if data.judge is not None and not found:  # the texts are the same for every rater
+            found.append(rater_accuracy(data.judge.name, data.judge, *texts, weights, seed))
+        judge = _network_judge(network, data, partitioner, batch_size)
+        found.append(rater_accuracy(name, judge, *texts, weights, seed))
+    return tuple(found)
 
 
 def _enter(network, base, program, examples, vocabulary, partitioner, batch_size, key) -> Player:

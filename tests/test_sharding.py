@@ -19,11 +19,8 @@ from tests import tiny
 
 STEPS = 10
 ONE, DATA, CUBE = (1, 1, 1), (8, 1, 1), (2, 2, 2)
-# Self-play and best response decode as the mixture does. Nash-EMA has one more set of parameters,
-# and RLHF centres a reward by rows that may be on other devices.
-KINDS = ("supervised", "preference", "reward", "nash_md", "nash_ema", "rlhf")
-# Every array is cut on the mesh of 2 x 2 x 2.
-SIZES = {"vocab_size": 12, "emb_dim": 16, "heads": 4}
+# Every array is cut on the mesh of 2 x 2 x 2; of two layers, stacked ones are not each other's.
+SIZES = {"vocab_size": 12, "emb_dim": 16, "heads": 4, "layers": 2}
 
 
 @functools.cache
@@ -32,13 +29,13 @@ def _partitioner(mesh):
 
 
 @functools.cache
-def _trained(kind, mesh, microbatches=1, layers=1, scan_layers=False):
+def _trained(kind, mesh, microbatches=1, scan_layers=False):
     """Metrics of every step, and the state after the last.
 
     With Adafactor, which divides a gradient by means over rows and columns. (Adam divides each
     element by itself, and where a gradient is 0 but for rounding, blows the rounding up.)
     """
-    network = tiny.model(**SIZES, layers=layers, scan_layers=scan_layers)
+    network = tiny.model(**SIZES, scan_layers=scan_layers)
     partitioner = _partitioner(mesh)
     learner = tiny.learner(kind, network, partitioner=partitioner, microbatches=microbatches)
     state, history = learner.init(), []
@@ -62,12 +59,12 @@ def _per_layer(state):
     return [unstack_layers(x) for x in (state.params, state.average) if x is not None]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", tiny.LEARNERS)
 def test_a_mesh_of_all_axes_trains_as_one_device_does(kind):
     _assert_same_run(_trained(kind, CUBE), _trained(kind, ONE))
 
 
-@pytest.mark.parametrize("kind", ["supervised", "preference", "reward", "nash_md"])
+@pytest.mark.parametrize("kind", tiny.LEARNERS)
 def test_eight_shares_of_the_batch_train_as_one_device_does(kind):
     _assert_same_run(_trained(kind, DATA), _trained(kind, ONE))
 
@@ -81,11 +78,12 @@ def test_training_changes_every_array(kind):
     assert min(jax.tree.leaves(change)) > 1e-2
 
 
-def test_scanned_layers_train_as_separate_ones_do():
+@pytest.mark.parametrize("kind", tiny.LEARNERS)
+def test_scanned_layers_on_a_mesh_train_as_separate_ones_on_one_device_do(kind):
     """By Adafactor, which scales and clips each array: a stacked one is not its layers."""
-    scanned = _trained("nash_md", CUBE, layers=2, scan_layers=True)
+    scanned = _trained(kind, CUBE, scan_layers=True)
     assert "layers" in scanned[1].params["decoder"]
-    _assert_same_run(scanned, _trained("nash_md", ONE, layers=2))
+    _assert_same_run(scanned, _trained(kind, ONE))
 
 
 @pytest.mark.parametrize("kind", ["supervised", "preference", "nash_md"])
@@ -130,11 +128,11 @@ def test_parameters_are_cut_before_and_after_training():
 
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_optimiser_state_lives_where_its_parameters_do(scan_layers):
-    network = tiny.model(**SIZES, layers=2, scan_layers=scan_layers)
+    network = tiny.model(**SIZES, scan_layers=scan_layers)
     partitioner = _partitioner(CUBE)
     adam = tiny.learner("supervised", network, partitioner=partitioner, optimizer=adamw(1e-2))
     moments = adam.abstract_state().opt_state[0]
-    separate = tiny.model(**SIZES, layers=2)
+    separate = tiny.model(**SIZES)
     params = tiny.placed(partitioner, separate, tiny.params(separate, 1))
     for moment in (moments.mu, moments.nu):
         jax.tree.map(_assert_placed_alike, moment, params)
@@ -165,9 +163,9 @@ def test_caches_are_cut_by_batch_and_heads():
 
     inputs = partitioner.place_batch({"inputs": np.ones((8, 5), np.int32)})["inputs"]
     params = tiny.placed(partitioner, network, tiny.params(network, 1))
-    (layer,) = jax.jit(start)(params, inputs).layers
-    assert _part(layer["self_keys"]) == _part(layer["self_values"]) == (2, 2, 2, 6, 4)
-    assert _part(layer["cross_keys"]) == _part(layer["cross_values"]) == (2, 2, 5, 4)
+    for layer in jax.jit(start)(params, inputs).layers:
+        assert _part(layer["self_keys"]) == _part(layer["self_values"]) == (2, 2, 2, 6, 4)
+        assert _part(layer["cross_keys"]) == _part(layer["cross_values"]) == (2, 2, 5, 4)
 
 
 def test_a_dimension_is_cut_by_its_name_if_the_mesh_divides_it():

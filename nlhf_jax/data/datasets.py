@@ -5,6 +5,7 @@ for raters.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 from nlhf_jax.data import population
@@ -46,14 +47,22 @@ class Dataset:
     rater: RaterTemplate
     reward: RewardTemplate
     judge: Judge | None = None
+    _read: dict[tuple, Examples] = dataclasses.field(default_factory=dict, repr=False)
 
     def examples(self, task: str, split: str, feature_lengths: Mapping[str, int]) -> Examples:
-        """All examples of `sft`, `prompts` or `comparisons`. Raises UserError for bad data."""
-        if task == "comparisons":
-            check_feature_lengths(self.rater, feature_lengths)
-        return load_examples(f"{self.name}_{task}", split, feature_lengths)
+        """All examples of `sft`, `prompts` or `comparisons`; read once and kept.
+
+        Raises UserError for bad data.
+        """
+        key = (task, split, *sorted(feature_lengths.items()))
+        if key not in self._read:
+            if task == "comparisons":
+                check_feature_lengths(self.rater, feature_lengths)
+            self._read[key] = load_examples(f"{self.name}_{task}", split, feature_lengths)
+        return self._read[key]
 
 
+@functools.cache  # the stages of a chain share what one of them has read
 def tldr_mini(data_dir: str, short_template: bool = True) -> Dataset:
     """The generated posts and summaries, written under `data_dir` when first read.
 

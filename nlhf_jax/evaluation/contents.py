@@ -19,6 +19,7 @@ import numpy as np
 
 from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation import plots, tournament
+from nlhf_jax.evaluation.judges import POPULATION
 from nlhf_jax.evaluation.tournament import REFERENCE, TournamentResult
 
 # What a reader looks for first; the other metrics follow by name.
@@ -126,6 +127,28 @@ def verdict(result: TournamentResult) -> list[str]:
             f"Preferred to the human references beyond doubt: {', '.join(above) or 'none'}."
         )
     return sentences
+
+
+def about_raters(result: TournamentResult) -> str:
+    """What the table of raters says; there is at least one rater."""
+    says = (
+        f"The share of the votes on {result.raters[0].comparisons:,} comparisons that agree with"
+        " what each rater prefers, with 95 % intervals (bootstrap)."
+    )
+    if result.raters[0].name == POPULATION:
+        says += (
+            " Voters differ, so not even the population's own preference agrees with every vote: it"
+            " is the ceiling."
+        )
+    return says
+
+
+def shares_of_population(result: TournamentResult) -> list[float] | None:
+    """Each rater's accuracy over that of the population; None where that is not known."""
+    ceiling = result.raters[0]
+    if ceiling.name != POPULATION or ceiling.accuracy.value == 0:
+        return None
+    return [rater.accuracy.value / ceiling.accuracy.value for rater in result.raters]
 
 
 def _read_stages(workdir: Path) -> tuple[Stage, ...]:

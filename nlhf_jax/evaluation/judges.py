@@ -1,5 +1,6 @@
-"""Who says which of two responses is better: the population of raters, or a preference model."""
+"""Who says which of two responses is better: the population of raters, or a model of it."""
 
+import abc
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
@@ -7,8 +8,11 @@ from typing import Protocol
 
 import jax
 import numpy as np
+from scipy import special
 
 from nlhf_jax.models.language_model import EOS
+
+POPULATION = "preference of the population"  # how reports call the exact preference
 
 
 class Judge(Protocol):
@@ -32,6 +36,19 @@ class Judge(Protocol):
         ...
 
 
+def answers(
+    judge: Judge, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
+) -> np.ndarray:
+    """What `judge.compare` gives; raises ValueError unless it is `[N]` and in [0, 1]."""
+    found = np.asarray(judge.compare(prompts, first, second), np.float64)
+    if found.shape != (len(prompts),) or not np.all((found >= 0) & (found <= 1)):
+        raise ValueError(
+            f"the judge {judge.name!r} gave answers of shape {found.shape} for {len(prompts)}"
+            " prompts, or some outside [0, 1]"
+        )
+    return found
+
+
 class PopulationJudge:
     """The exact preference of a population of raters, or one vote of a rater drawn from it.
 
@@ -48,7 +65,7 @@ class PopulationJudge:
         votes: bool = False,
         seed: int = 0,
     ):
-        self.name = "votes of the population" if votes else "preference of the population"
+        self.name = "votes of the population" if votes else POPULATION
         self.votes = votes
         self._preferences = preferences
         self._seed = seed
@@ -77,34 +94,32 @@ def _uniform(seed: int, *texts: str) -> float:
     return int.from_bytes(digest.digest(), "big") / 2.0**64
 
 
-class PreferenceModelJudge:
-    """A preference model, asked in both orders: `(P(y > y') + 1 - P(y' > y)) / 2`.
+class NetworkJudge(abc.ABC):
+    """A network that is asked twice about every pair; subclasses say what, and what it means.
 
     Texts are tokenised as the data pipeline does: tokens and EOS, cut to the feature length with
       EOS kept.
 
     Args:
-      probability: `(text [B, S], first [B, T], second [B, T]) int32 -> [B]` float32, P(first >
-        second) in this one order. Called with full batches only, so it compiles once.
+      network: int32 tokens, text `[B, S]` and one or two responses `[B, T]`, to float32 `[B]`.
+        Called with full batches only, so it compiles once.
       encode: text to token ids, without EOS.
       text_length, response_length: the feature lengths S and T, in tokens.
       batch_size: B.
-      name: how reports call it.
     """
 
+    name: str
     votes = False
 
     def __init__(
         self,
-        probability: Callable[[np.ndarray, np.ndarray, np.ndarray], jax.Array],
+        network: Callable[..., jax.Array],
         encode: Callable[[str], list[int]],
         text_length: int,
         response_length: int,
         batch_size: int,
-        name: str = "preference model",
     ):
-        self.name = name
-        self._probability = probability
+        self._network = network
         # Every response meets every other policy's: the same text is tokenised once.
         self._encode = functools.lru_cache(maxsize=100_000)(encode)
         self._text_length = text_length
@@ -128,17 +143,22 @@ class PreferenceModelJudge:
             # The last batch is filled up with its last row: a row of padding alone is no input of
             # the model.
             rows = np.minimum(np.arange(start, start + self._batch_size), len(prompts) - 1)
-            asked.append(
-                (
-                    self._probability(text[rows], one[rows], other[rows]),
-                    self._probability(text[rows], other[rows], one[rows]),
-                )
-            )
+            asked.append(self._ask(text[rows], one[rows], other[rows]))
         # Fetched only here, so that the device never waits for the host between two batches.
-        forward, backward = np.concatenate(
+        found = np.concatenate(
             [np.asarray(jax.device_get(pair), np.float64) for pair in asked], axis=1
-        )[:, : len(prompts)]
-        return (forward + 1 - backward) / 2
+        )
+        return self._probability(*found[:, : len(prompts)])
+
+    @abc.abstractmethod
+    def _ask(
+        self, text: np.ndarray, first: np.ndarray, second: np.ndarray
+    ) -> tuple[jax.Array, jax.Array]:
+        """The network's two answers about a batch of pairs, `[B]` each."""
+
+    @abc.abstractmethod
+    def _probability(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        """P(first > second) `[N]` float64 from those answers."""
 
     def _tokens(self, texts: Sequence[str], length: int) -> np.ndarray:
         tokens = np.zeros((len(texts), length), np.int32)
@@ -147,3 +167,33 @@ class PreferenceModelJudge:
             row[: len(ids)] = ids
             row[len(ids)] = EOS
         return tokens
+
+
+class PreferenceModelJudge(NetworkJudge):
+    """A preference model, asked in both orders: `(P(y > y') + 1 - P(y' > y)) / 2`.
+
+    `network` is `(text, first, second) -> P(first > second)` in this one order.
+    """
+
+    name = "preference model"
+
+    def _ask(self, text, first, second):
+        return self._network(text, first, second), self._network(text, second, first)
+
+    def _probability(self, one, other):
+        return (one + 1 - other) / 2
+
+
+class RewardModelJudge(NetworkJudge):
+    """A reward model's Bradley-Terry preference: `sigmoid(r(x, y) - r(x, y'))`.
+
+    `network` is `(text, response) -> r(text, response)`.
+    """
+
+    name = "reward model"
+
+    def _ask(self, text, first, second):
+        return self._network(text, first), self._network(text, second)
+
+    def _probability(self, one, other):
+        return special.expit(one - other)

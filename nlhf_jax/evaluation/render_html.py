@@ -8,7 +8,13 @@ from collections.abc import Mapping
 from html import escape
 
 from nlhf_jax.evaluation import plots
-from nlhf_jax.evaluation.contents import Report, Stage, curves_file
+from nlhf_jax.evaluation.contents import (
+    Report,
+    Stage,
+    about_raters,
+    curves_file,
+    shares_of_population,
+)
 from nlhf_jax.evaluation.statistics import Estimate
 from nlhf_jax.evaluation.tournament import (
     COLLAPSED_BELOW,
@@ -26,7 +32,7 @@ def render(report: Report) -> str:
     sections = [_verdict(report), _warnings(report)]
     result = report.tournament
     if result is not None:
-        sections += [_matrix(result), _policies(result, report)]
+        sections += [_matrix(result), _policies(result, report), _raters(result)]
     if report.stages:
         sections += [_stages(report.stages), _curves(report)]
     if result is not None:
@@ -147,6 +153,26 @@ def _player(player: PlayerSummary, result: TournamentResult) -> str:
     )
     kind = "" if policy else ' class="reference"'
     return f'<tr{kind}><th scope="row">{escape(player.name)}</th>{numbers}</tr>'
+
+
+def _raters(result: TournamentResult) -> str:
+    if not result.raters:
+        return ""
+    shares = shares_of_population(result)
+    share = '<th scope="col" class="n">Share of the<br>population\'s</th>' if shares else ""
+    rows = ""
+    for index, rater in enumerate(result.raters):
+        rows += (
+            f'<tr><th scope="row">{escape(rater.name)}</th>'
+            f'<td class="n">{_with_interval(rater.accuracy)}</td>'
+            + (f'<td class="n">{shares[index]:.3f}</td>' if shares else "")
+            + "</tr>"
+        )
+    return f"""<section><h2>Raters on held-out votes</h2>
+<p>{escape(about_raters(result))}</p>
+<div class="wide"><table class="plain"><thead><tr>
+<th scope="col">Rater</th><th scope="col" class="n">Accuracy</th>{share}</tr></thead>
+<tbody>{rows}</tbody></table></div></section>"""
 
 
 def _number(value: float | None, form: str) -> str:

@@ -3,7 +3,14 @@
 import re
 import urllib.parse
 
-from nlhf_jax.evaluation.contents import Report, Stage, curves_file
+from nlhf_jax.evaluation.contents import (
+    Report,
+    Stage,
+    about_raters,
+    curves_file,
+    shares_of_population,
+)
+from nlhf_jax.evaluation.statistics import Estimate
 from nlhf_jax.evaluation.tournament import REFERENCE, PlayerSummary, TournamentResult
 from nlhf_jax.metrics import duration
 
@@ -29,13 +36,11 @@ def _tournament(result: TournamentResult, figures) -> list[str]:
     matrix = [
         [f"**{_text(row)}**"]
         + [
-            "–" if row == column else "{0.value:.3f} ({0.low:.3f}–{0.high:.3f})".format(
-                rates.between(row, column)
-            )
+            "–" if row == column else _with_interval(rates.between(row, column))
             for column in rates.names
         ]
         for row in rates.names
-    ]  # fmt: skip
+    ]
     parts = [
         "## Who beats whom",
         f"How often the row is preferred to the column, with 95 % intervals ({rates.interval});"
@@ -51,12 +56,13 @@ def _tournament(result: TournamentResult, figures) -> list[str]:
     ]  # fmt: skip
     if "win_rate_against_kl.png" in figures:
         parts.append(_image("win rate against KL from SFT", "win_rate_against_kl.png"))
+    if result.raters:
+        parts += ["## Raters on held-out votes", _text(about_raters(result)), _raters(result)]
     return parts
 
 
 def _player(player: PlayerSummary, result: TournamentResult) -> list[str]:
     rates = result.win_rates
-    over = player.mean_win_rate
     reference = None
     if REFERENCE in rates.names and player.name != REFERENCE:
         reference = rates.between(player.name, REFERENCE)
@@ -65,7 +71,7 @@ def _player(player: PlayerSummary, result: TournamentResult) -> list[str]:
         kl += f" ± {player.kl_standard_error:.2f}"
     return [
         _text(player.name),
-        "–" if over is None else f"{over.value:.3f} ({over.low:.3f}–{over.high:.3f})",
+        _with_interval(player.mean_win_rate),
         "–" if reference is None else f"{reference.value:.3f}",
         kl,
         f"{player.mean_words:.1f}",
@@ -74,6 +80,16 @@ def _player(player: PlayerSummary, result: TournamentResult) -> list[str]:
         f"{player.empty:.1%}",
         *("–" if x is None else f"{x:.3f}" for x in (player.rouge1, player.rouge2, player.rougeL)),
     ]
+
+
+def _raters(result: TournamentResult) -> str:
+    header = ["rater", "accuracy"]
+    rows = [[_text(rater.name), _with_interval(rater.accuracy)] for rater in result.raters]
+    shares = shares_of_population(result)
+    if shares:
+        header.append("share of the population's")
+        rows = [[*row, f"{share:.3f}"] for row, share in zip(rows, shares, strict=True)]
+    return _table(header, rows)
 
 
 def _stages(stages: tuple[Stage, ...]) -> str:
@@ -104,6 +120,12 @@ def _samples(result: TournamentResult) -> list[str]:
         quote = "\n".join(f"> {_text(line)}" for line in sample.prompt.splitlines())
         parts += [f"### {number}", quote, _table(["player", "response"], rows)]
     return parts
+
+
+def _with_interval(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "–"
+    return f"{estimate.value:.3f} ({estimate.low:.3f}–{estimate.high:.3f})"
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

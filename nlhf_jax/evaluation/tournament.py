@@ -12,9 +12,10 @@ import numpy as np
 from rouge_score import rouge_scorer
 
 from nlhf_jax.errors import UserError
-from nlhf_jax.evaluation import statistics
+from nlhf_jax.evaluation import judges, statistics
 from nlhf_jax.evaluation.judges import Judge
 from nlhf_jax.evaluation.statistics import Estimate, WinRates
+from nlhf_jax.evaluation.votes import RaterAccuracy
 from nlhf_jax.files import write_whole
 
 REFERENCE = "reference"  # the player whose response is one of the prompt's own references
@@ -110,7 +111,11 @@ class Intransitivity:
 
 @dataclasses.dataclass(frozen=True)
 class TournamentResult:
-    """What a report says about a tournament; `players` are in the order of `win_rates.names`."""
+    """What a report says about a tournament; `players` are in the order of `win_rates.names`.
+
+    `raters` are those whose predictions of votes were measured, the population first if it is known
+    exactly.
+    """
 
     judge: str
     votes: bool
@@ -119,6 +124,7 @@ class TournamentResult:
     players: tuple[PlayerSummary, ...]
     intransitivity: Intransitivity
     samples: tuple[Sample, ...]
+    raters: tuple[RaterAccuracy, ...] = ()
 
     @property
     def policies(self) -> tuple[str, ...]:
@@ -171,6 +177,10 @@ class TournamentResult:
             samples=tuple(
                 Sample(**sample | {"references": tuple(sample["references"])})
                 for sample in tree["samples"]
+            ),
+            raters=tuple(
+                RaterAccuracy(**rater | {"accuracy": Estimate(**rater["accuracy"])})
+                for rater in tree.get("raters", ())
             ),
         )
 
@@ -311,14 +321,7 @@ def _judge_all_pairs(prompts, responses, judge, on_pair) -> np.ndarray:
     scores = np.full((len(prompts), len(names), len(names)), 0.5)
     pairs = list(itertools.combinations(range(len(names)), 2))
     for number, (i, j) in enumerate(pairs, start=1):
-        answer = np.asarray(
-            judge.compare(prompts, responses[names[i]], responses[names[j]]), np.float64
-        )
-        if answer.shape != (len(prompts),) or not np.all((answer >= 0) & (answer <= 1)):
-            raise ValueError(
-                f"the judge {judge.name!r} gave answers of shape {answer.shape} for {len(prompts)}"
-                " prompts, or some outside [0, 1]"
-            )
+        answer = judges.answers(judge, prompts, responses[names[i]], responses[names[j]])
         scores[:, i, j] = answer
         scores[:, j, i] = 1 - answer
         if on_pair is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import Workplace, write_lines
+from tests.end_to_end.conftest import LENGTHS, Workplace, write_lines
 
 
 def _assert_one_sentence(outcome: tuple[int, str], *parts: str) -> None:
@@ -97,6 +97,23 @@ def test_vocabulary_that_does_not_fit_the_checkpoint(workplace, nlhf, tmp_path):
 def test_rater_of_the_wrong_kind(workplace, nlhf):
     arguments = _policy(workplace, "bad_kind", f"RATER_CHECKPOINT='{workplace.path('sft')}'")
     _assert_one_sentence(nlhf(*arguments), "supervised", "preference")
+
+
+def test_rater_to_measure_that_is_none(workplace, nlhf):
+    sft = workplace.path("sft")
+    data = [a for a in workplace.arguments("sft", "bad") if "FILES" in a or "VOCABULARY" in a]
+    macros = [
+        f"PLAYERS={{'a': '{sft}', 'b': '{sft}'}}",
+        f"REFERENCE_CHECKPOINT='{sft}'",
+        f"RATER_CHECKPOINT='{workplace.path('preference')}'",
+        f"RATERS={{'reward model': '{sft}'}}",
+        f"TASK_FEATURE_LENGTHS={LENGTHS}",
+        "SPLIT='train'",
+    ]
+    files = ["--gin_file=runs/tournament.gin", "--gin_file=tasks/json_lines.gin"]
+    workdir = f"--workdir={workplace.path('bad_raters')}"
+    outcome = nlhf("evaluate", *files, *data, *(f"--gin.{macro}" for macro in macros), workdir)
+    _assert_one_sentence(outcome, "RATERS has 'reward model'", sft, "supervised")
 
 
 def test_batch_that_the_devices_cannot_share(workplace, nlhf):

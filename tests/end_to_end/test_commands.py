@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from nlhf_jax.main import main
 from tests.end_to_end.conftest import LENGTHS, Workplace
 
@@ -48,6 +50,7 @@ def test_policies_play_a_tournament_under_a_preference_model(workplace):
         "RLHF": workplace.path("rlhf"),
         "EMA*": workplace.path("nash_ema") + "#average",
     }
+    raters = {"P": workplace.path("preference"), "R": workplace.path("reward")}
     data = [
         argument
         for argument in workplace.arguments("sft", "tournament")
@@ -57,6 +60,7 @@ def test_policies_play_a_tournament_under_a_preference_model(workplace):
         f"PLAYERS={players}",
         f"REFERENCE_CHECKPOINT='{workplace.path('sft')}'",
         f"RATER_CHECKPOINT='{workplace.path('preference')}'",
+        f"RATERS={raters}",
         f"TASK_FEATURE_LENGTHS={LENGTHS}",
         "SPLIT='train'",
         "NUM_PROMPTS=10",
@@ -75,6 +79,13 @@ def test_policies_play_a_tournament_under_a_preference_model(workplace):
     assert any(row["SFT"] != row["SFT again"] for row in texts)
     # The reference of KL is the first player itself, on its own samples.
     assert result["players"][0]["kl"] == 0.0
+    # Single votes: whatever a rater prefers, each agrees with it, does not, or is half right.
+    assert [rater["name"] for rater in result["raters"]] == ["P", "R"]
+    for rater in result["raters"]:
+        accuracy = rater["accuracy"]
+        assert rater["comparisons"] == 24
+        assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
+        assert accuracy["value"] * 48 == pytest.approx(round(accuracy["value"] * 48))
     assert main(["report", f"--workdir={workplace.directory}"]) == 0
     html = (workplace.directory / "report.html").read_text()
-    assert "RLHF" in html and "nash_md" in html
+    assert "RLHF" in html and "nash_md" in html and "Raters on held-out votes" in html

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nlhf_jax.data.vocabularies import tldr_mini_vocabulary
-from nlhf_jax.evaluation.judges import PreferenceModelJudge
+from nlhf_jax.evaluation.judges import PreferenceModelJudge, RewardModelJudge
 from tests.evaluation.games import referee, rock_paper_scissors
 
 THROWS = ["rock", "paper", "scissors"]
@@ -64,13 +64,12 @@ def test_the_preference_model_has_no_order_bias_left():
     assert forward[0] < 0.5 < forward[1]
 
 
+def tokens(text, length):
+    ids = tldr_mini_vocabulary().encode(text)[: length - 1] + [1]
+    return np.array([ids + [0] * (length - len(ids))], np.int32)
+
+
 def test_the_answer_is_the_mean_over_both_orders_row_by_row():
-    encode = tldr_mini_vocabulary().encode
-
-    def tokens(text, length):
-        ids = encode(text)[: length - 1] + [1]
-        return np.array([ids + [0] * (length - len(ids))], np.int32)
-
     answer = longer_judge().compare(PROMPTS, FIRSTS, SECONDS)
     for row, (prompt, first, second) in enumerate(zip(PROMPTS, FIRSTS, SECONDS, strict=True)):
         text, y, other = tokens(prompt, 16), tokens(first, 12), tokens(second, 12)
@@ -112,3 +111,24 @@ def test_long_text_is_cut_to_the_feature_length_and_keeps_its_eos():
 
 def test_nothing_to_compare_gives_no_answers():
     assert longer_judge().compare([], [], []).shape == (0,)
+
+
+@jax.jit
+def reward(text, response):
+    """Likes length and, depending on the text, the sound of the response."""
+    sound = jnp.sin(jnp.sum(text, axis=1) * jnp.sum(response, axis=1) * 0.01)
+    return 0.3 * jnp.sum(response != 0, axis=1) + sound
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 32])  # of 7 pairs: 3 leaves one over
+def test_a_reward_model_prefers_by_the_difference_of_its_rewards(batch_size):
+    judge = RewardModelJudge(reward, tldr_mini_vocabulary().encode, 16, 12, batch_size)
+    forward = judge.compare(PROMPTS, FIRSTS, SECONDS)
+    backward = judge.compare(PROMPTS, SECONDS, FIRSTS)
+    np.testing.assert_allclose(forward + backward, 1, atol=1e-12)
+    assert forward[3] == 0.5  # equal texts
+    for row, (prompt, first, second) in enumerate(zip(PROMPTS, FIRSTS, SECONDS, strict=True)):
+        text = tokens(prompt, 16)
+        margin = float(reward(text, tokens(first, 12))[0] - reward(text, tokens(second, 12))[0])
+        assert forward[row] == pytest.approx(1 / (1 + np.exp(-margin)), abs=1e-6)
+    assert not judge.votes

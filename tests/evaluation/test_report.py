@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import html.parser
 import json
 import re
@@ -8,12 +9,19 @@ import pytest
 
 from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation import contents, tournament
+from nlhf_jax.evaluation.judges import POPULATION
 from nlhf_jax.evaluation.report import write_report
+from nlhf_jax.evaluation.statistics import Estimate
 from nlhf_jax.evaluation.tournament import Player
+from nlhf_jax.evaluation.votes import RaterAccuracy
 from tests.evaluation.games import referee
 
 HOSTILE = 'a <script>alert("x")</script> | b & $run `c` *d*\nnext line'
 FILES = {"report.html", "report.json", "report.md", "report.csv"}
+RATERS = (
+    RaterAccuracy(POPULATION, Estimate(0.8, 0.75, 0.85), 1200),
+    RaterAccuracy("reward | <b>", Estimate(0.6, 0.54321, 0.66), 1200),
+)
 
 
 def write_lines(path, records):
@@ -31,7 +39,7 @@ def write_stage(workdir, name, steps=20, started=None):
         (workdir / name / "timing.json").write_text(json.dumps(timing))
 
 
-def write_tournament(workdir, prompts=6):
+def write_tournament(workdir, prompts=6, raters=()):
     throws = ("rock", "paper", "scissors")
     players = {
         throw: Player([throw] * prompts, np.full(prompts, 2.0 * n), np.full(prompts, 4))
@@ -41,6 +49,7 @@ def write_tournament(workdir, prompts=6):
     asked = [f"{HOSTILE} {number}" for number in range(prompts)]
     references = [[HOSTILE, "rock"]] * prompts
     result = tournament.play(asked, players, referee(), references)
+    result = dataclasses.replace(result, raters=raters)
     result.save(workdir / "tournament" / "tournament.json")
     return result
 
@@ -73,7 +82,7 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("work") / "my run"
     write_stage(workdir, "sft", started=2.0)
     write_stage(workdir, "a_later_stage", started=3.0)
-    result = write_tournament(workdir)
+    result = write_tournament(workdir, raters=RATERS)
     return workdir, result, write_report(workdir)
 
 
@@ -115,6 +124,28 @@ def test_the_html_says_who_won_what_was_run_and_how_it_was_judged(run):
         "(empty)",
     ):
         assert sentence in text
+
+
+def test_raters_stand_with_their_accuracy_and_its_share_of_the_population_s(run):
+    text = Page(run[2].read_text()).text
+    markdown = (run[0] / "report.md").read_text()
+    for words in ("Raters on held-out votes", "the votes on 1,200 comparisons", "is the ceiling"):
+        assert words in text and words in markdown
+    assert "preference of the population0.8000.750–0.8501.000" in text
+    assert "reward | <b>0.6000.543–0.6600.750" in text
+    assert "| preference of the population | 0.800 (0.750–0.850) | 1.000 |" in markdown
+    assert r"| reward \| \<b\> | 0.600 (0.543–0.660) | 0.750 |" in markdown
+
+
+@pytest.mark.parametrize(
+    "raters", [RATERS[1:], (dataclasses.replace(RATERS[0], accuracy=Estimate(0.0, 0.0, 0.0)),)]
+)
+def test_without_a_ceiling_raters_have_no_share_of_it(tmp_path, raters):
+    write_tournament(tmp_path, raters=raters)
+    text = Page(write_report(tmp_path).read_text()).text
+    assert "Raters on held-out votes" in text
+    for page in (text, (tmp_path / "report.md").read_text()):
+        assert "share of the population" not in page.lower()
 
 
 def test_stages_stand_in_the_order_in_which_they_ran(run):
@@ -177,6 +208,7 @@ def test_a_tournament_alone_makes_a_report(tmp_path):
     page = Page(write_report(tmp_path).read_text())
     assert "Who beats whom" in page.text
     assert "Learning curves" not in page.text
+    assert "Raters on held-out votes" not in page.text
 
 
 def test_one_training_in_the_work_directory_itself_is_a_stage_of_its_name(tmp_path):

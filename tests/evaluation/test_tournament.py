@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -7,7 +8,9 @@ from rouge_score import rouge_scorer
 from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation import tournament
 from nlhf_jax.evaluation.judges import PreferenceModelJudge
+from nlhf_jax.evaluation.statistics import Estimate
 from nlhf_jax.evaluation.tournament import Player, TournamentResult
+from nlhf_jax.evaluation.votes import RaterAccuracy
 from tests.evaluation.games import referee
 
 PROMPTS = [f"round {number}" for number in range(8)]
@@ -117,7 +120,9 @@ def test_samples_hold_every_response_and_the_judge_s_mean_answer_for_it():
 def test_json_gives_the_result_back_bit_for_bit(votes, references, tmp_path):
     ratios = np.random.default_rng(0).normal(size=len(PROMPTS))
     players = PURE | {"rock": Player(["rock"] * len(PROMPTS), ratios, np.full(8, 3))}
+    raters = (RaterAccuracy("a rater", Estimate(2 / 3, 0.1 + 0.2, 0.7), 30),)
     result = play(players, referee(votes=votes), references=references)
+    result = dataclasses.replace(result, raters=raters)
     result.save(tmp_path / "deep" / "tournament.json")
     again = TournamentResult.load(tmp_path / "deep" / "tournament.json")
     for field in dataclasses.fields(result):
@@ -128,6 +133,12 @@ def test_json_gives_the_result_back_bit_for_bit(votes, references, tmp_path):
             getattr(again.win_rates, field.name), getattr(result.win_rates, field.name)
         )
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["tournament.json"]
+
+
+def test_a_file_from_before_raters_were_measured_has_none():
+    tree = json.loads(play().to_json())
+    del tree["raters"]
+    assert TournamentResult.from_json(json.dumps(tree)).raters == ()
 
 
 def test_a_file_that_is_no_tournament_is_named_in_one_sentence(tmp_path):
