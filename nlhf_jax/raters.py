@@ -46,6 +46,14 @@ def pack(template: Template, slots: Mapping[str, jax.Array]) -> jax.Array:
     return jnp.where(jnp.arange(packed.shape[1]) == end, EOS, packed)
 
 
+def interleave(one: jax.Array, other: jax.Array) -> jax.Array:
+    """The rows of two `[B, L]` arrays in turn, `[2 B, L]`.
+
+    Unlike those of a concatenation, the two rows of an example stay on the device that has it.
+    """
+    return jnp.stack([one, other], axis=1).reshape(2 * one.shape[0], -1)
+
+
 @dataclasses.dataclass(frozen=True)
 class PreferenceModel:
     """P(first > second | text) as a network answers it (Munos et al. 2024, sec. 3.3 and app. E).
@@ -73,12 +81,9 @@ class PreferenceModel:
     def both_orders(self, params: PyTree, text: jax.Array, first: jax.Array, second: jax.Array):
         """The logits of P(first > second) and of P(second > first), `[B]` each, in one pass."""
         logits = self.logit(
-            params,
-            jnp.concatenate([text, text]),
-            jnp.concatenate([first, second]),
-            jnp.concatenate([second, first]),
+            params, interleave(text, text), interleave(first, second), interleave(second, first)
         )
-        return tuple(jnp.split(logits, 2))
+        return tuple(logits.reshape(-1, 2).T)
 
     def probability(
         self,

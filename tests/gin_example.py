@@ -14,7 +14,7 @@ class Sizes:
     activations: tuple[str, ...] = ("relu",)
 
 
-def train(
+def learn(
     workdir: str,
     sizes: Sizes,
     steps: int,

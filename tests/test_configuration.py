@@ -20,9 +20,9 @@ TRAIN_STEPS = %gin.REQUIRED
 SEED = 0
 LENGTHS = {"inputs": 8}
 
-gin_example.train.sizes = @gin_example.Sizes()
-gin_example.train.steps = %TRAIN_STEPS
-gin_example.train.lengths = %LENGTHS
+gin_example.learn.sizes = @gin_example.Sizes()
+gin_example.learn.steps = %TRAIN_STEPS
+gin_example.learn.lengths = %LENGTHS
 """
 
 SIZES = """
@@ -63,8 +63,8 @@ def error(*overrides, **settings):
 
 
 def test_a_function_gets_what_files_and_overrides_say(tmp_path):
-    parse("TRAIN_STEPS=7", "gin_example.train.rate=0.5", "train.kind='md'")
-    assert configuration.run(gin_example.train, tmp_path / "out") == {
+    parse("TRAIN_STEPS=7", "gin_example.learn.rate=0.5", "learn.kind='md'")
+    assert configuration.run(gin_example.learn, tmp_path / "out") == {
         "workdir": tmp_path / "out",
         "sizes": Sizes(16),
         "steps": 7,
@@ -76,9 +76,9 @@ def test_a_function_gets_what_files_and_overrides_say(tmp_path):
 
 
 def test_a_second_parse_knows_nothing_of_the_first():
-    parse("TRAIN_STEPS=7", "train.rate=0.5")
+    parse("TRAIN_STEPS=7", "learn.rate=0.5")
     parse("TRAIN_STEPS=8")
-    assert configuration.run(gin_example.train, "out")["rate"] == 0.1
+    assert configuration.run(gin_example.learn, "out")["rate"] == 0.1
 
 
 def test_later_files_win():
@@ -89,7 +89,7 @@ def test_later_files_win():
 
 def test_macros_can_be_given_as_python_values():
     parse(macros={"TRAIN_STEPS": 7, "LENGTHS": {"targets": 4}})
-    assert configuration.run(gin_example.train, "out")["lengths"] == {"targets": 4}
+    assert configuration.run(gin_example.learn, "out")["lengths"] == {"targets": 4}
 
 
 def test_the_work_directory_is_a_macro_where_a_file_speaks_of_it():
@@ -102,22 +102,22 @@ def test_the_work_directory_is_a_macro_where_a_file_speaks_of_it():
 
 def test_both_configurations_that_are_written_give_the_same_call_again(tmp_path):
     """As parsed, while the job runs; the operative one, with the code's defaults, after it."""
-    parse("TRAIN_STEPS=7", "train.players=['a', 'b']")
+    parse("TRAIN_STEPS=7", "learn.players=['a', 'b']")
     as_parsed = configuration.text()
-    result = configuration.run(gin_example.train, "out")
+    result = configuration.run(gin_example.learn, "out")
     operative = (tmp_path / "work" / "out" / "config.gin").read_text()
     assert "rate = 0.1" in operative and "rate" not in as_parsed
     for content in (as_parsed, operative):
         write("again.gin", content)
         parse(files=("again.gin",))
-        assert configuration.run(gin_example.train, "out") == result
+        assert configuration.run(gin_example.learn, "out") == result
 
 
 def test_strings_are_replaced_wherever_they_are_bound():
-    parse("TRAIN_STEPS=7", "train.players=['stage:sft', 'other']")
+    parse("TRAIN_STEPS=7", "learn.players=['stage:sft', 'other']")
     seen = []
     configuration.replace_strings(lambda text: seen.append(text) or text.replace("stage:", "out/"))
-    assert configuration.run(gin_example.train, "out")["players"] == ["out/sft", "other"]
+    assert configuration.run(gin_example.learn, "out")["players"] == ["out/sft", "other"]
     assert "stage:sft" in seen
 
 
@@ -158,9 +158,9 @@ def test_a_file_that_is_not_text_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("gin_example.train.step = 3", "has no parameter 'step'; did you mean 'steps'?"),
-        ("gin_example.trian.steps = 3", "tests.gin_example has no 'trian'; did you mean 'train'?"),
-        ("other.train.steps = 3", "'other' was not provided by an import statement"),
+        ("gin_example.learn.step = 3", "has no parameter 'step'; did you mean 'steps'?"),
+        ("gin_example.laern.steps = 3", "tests.gin_example has no 'laern'; did you mean 'learn'?"),
+        ("other.learn.steps = 3", "'other' was not provided by an import statement"),
         ("import tests.nowhere", "No module named 'tests.nowhere'"),
     ],
 )
@@ -176,33 +176,33 @@ def test_a_required_value_is_asked_for_by_the_option_that_sets_it():
 
 
 def test_all_required_values_are_asked_for_at_once():
-    write("more.gin", SIZES + "BATCH_SIZE = %gin.REQUIRED\ngin_example.train.kind = %gin.REQUIRED")
+    write("more.gin", SIZES + "BATCH_SIZE = %gin.REQUIRED\ngin_example.learn.kind = %gin.REQUIRED")
     assert error(files=("run.gin", "more.gin")) == (
-        "TRAIN_STEPS, BATCH_SIZE, gin_example.train.kind have no value: set them with "
-        "--gin.TRAIN_STEPS=... --gin.BATCH_SIZE=... --gin.gin_example.train.kind=..."
+        "TRAIN_STEPS, BATCH_SIZE, gin_example.learn.kind have no value: set them with "
+        "--gin.TRAIN_STEPS=... --gin.BATCH_SIZE=... --gin.gin_example.learn.kind=..."
     )
 
 
 def test_a_parameter_that_nothing_sets_is_named():
     write("bare.gin", RUN.replace('include "sizes/tiny.gin"', ""))
     assert error("TRAIN_STEPS=3", files=("bare.gin",)) == (
-        "gin_example.Sizes.emb_dim has no value, and gin_example.train.sizes needs "
+        "gin_example.Sizes.emb_dim has no value, and gin_example.learn.sizes needs "
         "@gin_example.Sizes(): set it in the gin file"
     )
     write("empty.gin", "")
     parse(files=("empty.gin",))
-    with pytest.raises(UserError, match=r"train\.sizes has no value"):
-        configuration.run(gin_example.train, "out")
+    with pytest.raises(UserError, match=r"learn\.sizes has no value"):
+        configuration.run(gin_example.learn, "out")
     assert not os.path.exists("out")
 
 
 def test_an_undefined_macro_is_named_where_it_is_used():
-    write("more.gin", SIZES + "gin_example.train.kind = %KIND\n")
+    write("more.gin", SIZES + "gin_example.learn.kind = %KIND\n")
     assert error("TRAIN_STEPS=3", files=("run.gin", "more.gin")) == (
-        "gin_example.train.kind is %KIND, but no gin file defines the macro KIND: "
+        "gin_example.learn.kind is %KIND, but no gin file defines the macro KIND: "
         "set it with --gin.KIND=..."
     )
-    write("more.gin", SIZES + "gin_example.train.kind = [%SED]\n")
+    write("more.gin", SIZES + "gin_example.learn.kind = [%SED]\n")
     assert error("TRAIN_STEPS=3", files=("run.gin", "more.gin")).endswith("did you mean 'SEED'?")
 
 
@@ -216,16 +216,16 @@ def test_an_override_of_a_macro_that_no_file_mentions_is_an_error():
 
 
 def test_an_override_that_is_only_used_may_be_defined_on_the_command_line():
-    write("more.gin", SIZES + "gin_example.train.kind = %KIND\n")
+    write("more.gin", SIZES + "gin_example.learn.kind = %KIND\n")
     parse("TRAIN_STEPS=3", "KIND='md'", files=("run.gin", "more.gin"))
-    assert configuration.run(gin_example.train, "out")["kind"] == "md"
+    assert configuration.run(gin_example.learn, "out")["kind"] == "md"
 
 
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("train.step=3", "train has no parameter 'step'; did you mean 'steps'?"),
-        ("trian.steps=3", "nothing in the gin files is called 'trian'; did you mean 'train'?"),
+        ("learn.step=3", "learn has no parameter 'step'; did you mean 'steps'?"),
+        ("laern.steps=3", "nothing in the gin files is called 'laern'; did you mean 'learn'?"),
         ("TRAIN_STEPS=", "is not NAME=value in gin's syntax"),
         ("TRAIN_STEPS=[1, 2", "is not NAME=value in gin's syntax"),
         ("TRAIN STEPS=3", "is not a name"),
@@ -248,14 +248,14 @@ def test_gins_own_values_need_no_quotes(value):
 @pytest.mark.parametrize(
     ("override", "text"),
     [
-        ("TRAIN_STEPS='ten'", "TRAIN_STEPS is 'ten' but must be int for gin_example.train.steps"),
-        ("train.rate='x'", "gin_example.train.rate is 'x' but must be float"),
-        ("train.kind='mp'", "gin_example.train.kind is 'mp' but must be one of 'sp', 'md'"),
-        ("train.players='abc'", "gin_example.train.players is 'abc' but must be a list of str"),
+        ("TRAIN_STEPS='ten'", "TRAIN_STEPS is 'ten' but must be int for gin_example.learn.steps"),
+        ("learn.rate='x'", "gin_example.learn.rate is 'x' but must be float"),
+        ("learn.kind='mp'", "gin_example.learn.kind is 'mp' but must be one of 'sp', 'md'"),
+        ("learn.players='abc'", "gin_example.learn.players is 'abc' but must be a list of str"),
         (
             "LENGTHS={'inputs': 'long'}",
             "LENGTHS is {'inputs': 'long'} but must be a dict from str to int or None for "
-            "gin_example.train.lengths",
+            "gin_example.learn.lengths",
         ),
         ("Sizes.emb_dim=1.5", "gin_example.Sizes.emb_dim is 1.5 but must be int"),
     ],

@@ -101,6 +101,12 @@ def _parse(line: bytes, kind: str):
     return KINDS[kind](**fields)
 
 
+def check_exists(path) -> None:
+    """Raises UserError if there is no such file."""
+    if not epath.Path(path).exists():
+        raise UserError(f"{path}: cannot read the file: there is none")
+
+
 def scan(path, kind: str) -> Iterator[Demonstration | Comparison | Prompt | UserError]:
     """Each line's row, or, in its place, the error that says what is wrong with it.
 

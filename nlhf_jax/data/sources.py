@@ -110,8 +110,13 @@ def json_lines_sources(
     """A user's files; each argument maps a split's name to a path.
 
     Without `prompts` the prompts are those of the `sft` files, each once, with their completions as
-    references. Files are read, and checked, when a split is first asked for.
+    references. Lines are read, and checked, when a split is first asked for.
+
+    Raises UserError if a file does not exist, also one that only the last stage of a chain needs.
     """
+    for paths in (sft, preferences, prompts):
+        for path in (paths or {}).values():
+            json_lines.check_exists(path)
     demonstrations = _file_source(sft or {}, "sft", _grouped, _WITH_COMPLETIONS)
     return Sources(
         sft=demonstrations,

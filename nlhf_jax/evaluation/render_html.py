@@ -168,7 +168,7 @@ def _raters(result: TournamentResult) -> str:
             + (f'<td class="n">{shares[index]:.3f}</td>' if shares else "")
             + "</tr>"
         )
-    return f"""<section><h2>Raters on held-out votes</h2>
+    return f"""<section><h2>How raters predict votes</h2>
 <p>{escape(about_raters(result))}</p>
 <div class="wide"><table class="plain"><thead><tr>
 <th scope="col">Rater</th><th scope="col" class="n">Accuracy</th>{share}</tr></thead>

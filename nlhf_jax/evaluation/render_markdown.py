@@ -57,7 +57,7 @@ def _tournament(result: TournamentResult, figures) -> list[str]:
     if "win_rate_against_kl.png" in figures:
         parts.append(_image("win rate against KL from SFT", "win_rate_against_kl.png"))
     if result.raters:
-        parts += ["## Raters on held-out votes", _text(about_raters(result)), _raters(result)]
+        parts += ["## How raters predict votes", _text(about_raters(result)), _raters(result)]
     return parts
 
 

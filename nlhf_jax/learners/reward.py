@@ -8,7 +8,7 @@ from nlhf_jax.learners.learner import Batch, Learner, Metrics, Rows, row_weights
 from nlhf_jax.learners.preference import vote_accuracy
 from nlhf_jax.learners.state import TrainState
 from nlhf_jax.models.language_model import PyTree
-from nlhf_jax.raters import RewardModel
+from nlhf_jax.raters import RewardModel, interleave
 
 
 class RewardLearner(Learner):
@@ -31,10 +31,10 @@ class RewardLearner(Learner):
     def loss(self, params: PyTree, frozen: PyTree, rows: Rows) -> tuple[jax.Array, Metrics]:
         rewards = self.rater.reward(
             params,
-            jnp.concatenate([rows["text"], rows["text"]]),
-            jnp.concatenate([rows["chosen"], rows["rejected"]]),
+            interleave(rows["text"], rows["text"]),
+            interleave(rows["chosen"], rows["rejected"]),
         )
-        chosen, rejected = jnp.split(rewards, 2)
+        chosen, rejected = rewards.reshape(-1, 2).T
         share = rows["share"]
         loss = losses.preference_cross_entropy(chosen - rejected, rows["weight"], share)
         metrics = {

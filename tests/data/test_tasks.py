@@ -234,6 +234,12 @@ def test_a_bad_line_surfaces_as_itself(files, user_tasks):
         batches.load_examples("user_comparisons", "train", LENGTHS)
 
 
+def test_a_file_that_does_not_exist_is_found_out_before_it_is_read(files, user_tasks):
+    paths = {"train": files("a.jsonl", [{"prompt": "x"}]), "test": "nowhere.jsonl"}
+    with pytest.raises(UserError, match="nowhere.jsonl: cannot read the file: there is none"):
+        user_tasks(prompts=paths)
+
+
 def test_tasks_register_again_with_other_files(files, user_tasks):
     for text in ("first", "second"):
         user_tasks(prompts={"train": files(f"{text}.jsonl", [{"prompt": text}])})

@@ -88,4 +88,4 @@ def test_policies_play_a_tournament_under_a_preference_model(workplace):
         assert accuracy["value"] * 48 == pytest.approx(round(accuracy["value"] * 48))
     assert main(["report", f"--workdir={workplace.directory}"]) == 0
     html = (workplace.directory / "report.html").read_text()
-    assert "RLHF" in html and "nash_md" in html and "Raters on held-out votes" in html
+    assert "RLHF" in html and "nash_md" in html and "How raters predict votes" in html

@@ -129,7 +129,7 @@ def test_the_html_says_who_won_what_was_run_and_how_it_was_judged(run):
 def test_raters_stand_with_their_accuracy_and_its_share_of_the_population_s(run):
     text = Page(run[2].read_text()).text
     markdown = (run[0] / "report.md").read_text()
-    for words in ("Raters on held-out votes", "the votes on 1,200 comparisons", "is the ceiling"):
+    for words in ("How raters predict votes", "the votes on 1,200 comparisons", "is the ceiling"):
         assert words in text and words in markdown
     assert "preference of the population0.8000.750–0.8501.000" in text
     assert "reward | <b>0.6000.543–0.6600.750" in text
@@ -143,7 +143,7 @@ def test_raters_stand_with_their_accuracy_and_its_share_of_the_population_s(run)
 def test_without_a_ceiling_raters_have_no_share_of_it(tmp_path, raters):
     write_tournament(tmp_path, raters=raters)
     text = Page(write_report(tmp_path).read_text()).text
-    assert "Raters on held-out votes" in text
+    assert "How raters predict votes" in text
     for page in (text, (tmp_path / "report.md").read_text()):
         assert "share of the population" not in page.lower()
 
@@ -208,7 +208,7 @@ def test_a_tournament_alone_makes_a_report(tmp_path):
     page = Page(write_report(tmp_path).read_text())
     assert "Who beats whom" in page.text
     assert "Learning curves" not in page.text
-    assert "Raters on held-out votes" not in page.text
+    assert "How raters predict votes" not in page.text
 
 
 def test_one_training_in_the_work_directory_itself_is_a_stage_of_its_name(tmp_path):
