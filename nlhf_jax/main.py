@@ -308,27 +308,23 @@ def _configure_jax() -> None:
 
 def _read_prompts(path: str | None) -> list[str]:
     """Prompts from a file (None: standard input) of one text a line, or of JSON lines."""
+    from nlhf_jax.data import json_lines
+
     name = path or "standard input"
     try:
-        text = sys.stdin.read() if path is None else Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name} is not UTF-8 text") from error
+        content = sys.stdin.buffer.read() if path is None else Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read the prompts in {path}: {error.strerror}") from error
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if not lines:
+    lines = content.splitlines()
+    if content.lstrip().startswith(b"{"):
+        rows = json_lines.all_rows(json_lines.scan_lines(lines, name, "prompts"))
+        return [row.prompt for row in rows]
+    try:
+        prompts = [line.decode("utf-8").strip() for line in lines if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8 text") from error
+    if not prompts:
         raise UserError(f"{name} holds no prompt: give one a line")
-    if not lines[0][1].lstrip().startswith("{"):
-        return [line.strip() for _, line in lines]
-    prompts = []
-    for number, line in lines:
-        try:
-            prompt = json.loads(line)["prompt"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{name}, line {number}: not a JSON object with 'prompt'") from error
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise UserError(f"{name}, line {number}: 'prompt' is {prompt!r} but must be a text")
-        prompts.append(prompt)
     return prompts
 
 

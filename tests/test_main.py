@@ -201,7 +201,8 @@ def test_sample_reads_one_prompt_a_line(nlhf, tmp_path):
 
 
 def test_sample_reads_json_lines_from_standard_input_and_writes_a_file(nlhf, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO('{"prompt": "grüß\\ndich"}\n{"prompt": "b"}\n'))
+    lines = '{"prompt": "grüß\\ndich"}\n{"prompt": "b"}\n'
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
     assert nlhf("sample", "--checkpoint=out", "--output=out.jsonl") == (0, "", "")
     text = Path("out.jsonl").read_text(encoding="utf-8")
     assert rows(text) == [("grüß\ndich", "grüß\ndich 0"), ("b", "b 0")]
@@ -230,10 +231,10 @@ def test_an_output_that_is_not_finished_does_not_appear(nlhf, monkeypatch, tmp_p
         (b"\xff\xfe", "prompts.txt is not UTF-8 text"),
         (
             b'{"prompt": "a"}\n{"text": "b"}\n',
-            "prompts.txt, line 2: not a JSON object with 'prompt'",
+            "prompts.txt, line 2: the key 'prompt' is missing",
         ),
-        (b'{"prompt": "a"}\n{"prompt"\n', "prompts.txt, line 2: not a JSON object with 'prompt'"),
-        (b'{"prompt": 3}\n', "prompts.txt, line 1: 'prompt' is 3 but must be a text"),
+        (b'{"prompt": "a"}\n{"prompt"\n', "prompts.txt, line 2: not valid JSON"),
+        (b'{"prompt": 3}\n', "prompts.txt, line 1: 'prompt' must be text, met 3"),
     ],
 )
 def test_bad_prompts_are_named(nlhf, tmp_path, content, text):

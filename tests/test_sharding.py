@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from nlhf_jax.sharding import MESH_AXES, Partitioner, constrain
 from tests import tiny
 
 STEPS = 10
+COLLECTIVES = r" (all-[a-z]+(?:-[a-z]+)?|reduce-scatter|collective-[a-z]+)\("
 ONE, DATA, CUBE = (1, 1, 1), (8, 1, 1), (2, 2, 2)
 # Every array is cut on the mesh of 2 x 2 x 2; of two layers, stacked ones are not each other's.
 SIZES = {"vocab_size": 12, "emb_dim": 16, "heads": 4, "layers": 2}
@@ -67,6 +69,16 @@ def test_a_mesh_of_all_axes_trains_as_one_device_does(kind):
 @pytest.mark.parametrize("kind", tiny.LEARNERS)
 def test_eight_shares_of_the_batch_train_as_one_device_does(kind):
     _assert_same_run(_trained(kind, DATA), _trained(kind, ONE))
+
+
+@pytest.mark.parametrize("kind", ["supervised", "preference", "reward", "nash_md", "rlhf"])
+def test_eight_shares_of_the_batch_exchange_sums_only(kind):
+    """A collective of another kind would mean that rows travel between devices."""
+    learner = tiny.learner(kind, tiny.model(**SIZES), partitioner=_partitioner(DATA))
+    batch = learner.partitioner.place_batch(tiny.batch(kind, 0))
+    step = learner._jitted_train_step
+    program = step.lower(learner.abstract_state(), learner._frozen, batch).compile().as_text()
+    assert set(re.findall(COLLECTIVES, program)) == {"all-reduce"}
 
 
 # A rater decodes one token, which attends to itself alone: nothing changes its self-attention.

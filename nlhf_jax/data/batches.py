@@ -83,6 +83,8 @@ def load_examples(task: str, split: str, feature_lengths: Mapping[str, int]) -> 
     """
     from nlhf_jax.data.tf_imports import seqio, tf
 
+    if task not in {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}:
+        raise UserError(f"there is no data for the task '{task}'; name its files")
     provider = seqio.get_mixture_or_task(task)
     lengths = {}
     for name in provider.output_features:

@@ -11,7 +11,7 @@ Other keys are ignored. Files are UTF-8; a path may be one of Google Cloud Stora
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from etils import epath
 
@@ -112,29 +112,41 @@ def scan(path, kind: str) -> Iterator[Demonstration | Comparison | Prompt | User
 
     Blank lines are passed over. Raises UserError if the file cannot be read or has no lines.
     """
-    lines = 0
     try:
         with epath.Path(path).open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")  # byte order mark of some editors
-                if not line.strip():
-                    continue
-                lines += 1
-                try:
-                    yield _parse(line, kind)
-                except ValueError as error:
-                    yield UserError(f"{path}, line {number}: {error}")
+            yield from scan_lines(file, path, kind)
     except OSError as error:
         raise UserError(f"{path}: cannot read the file: {error.strerror or error}") from None
-    if not lines:
-        raise UserError(f"{path}: the file has no lines; wanted one JSON object a line")
+
+
+def scan_lines(
+    lines: Iterable[bytes], name, kind: str
+) -> Iterator[Demonstration | Comparison | Prompt | UserError]:
+    """`scan` for lines that are read already; `name` is what errors call their source."""
+    found = False
+    for number, line in enumerate(lines, start=1):
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")  # byte order mark of some editors
+        if not line.strip():
+            continue
+        found = True
+        try:
+            yield _parse(line, kind)
+        except ValueError as error:
+            yield UserError(f"{name}, line {number}: {error}")
+    if not found:
+        raise UserError(f"{name}: the file has no lines; wanted one JSON object a line")
 
 
 def read(path, kind: str) -> list:
     """All rows of a file of `kind` (a key of `KINDS`). Raises UserError at the first bad line."""
+    return all_rows(scan(path, kind))
+
+
+def all_rows(scanned: Iterable) -> list:
+    """What `scan` and `scan_lines` give, as a list. Raises UserError at the first bad line."""
     rows = []
-    for row in scan(path, kind):
+    for row in scanned:
         if isinstance(row, UserError):
             raise row
         rows.append(row)

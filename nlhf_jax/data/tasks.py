@@ -171,8 +171,6 @@ def _pack_for_raters(template: RaterTemplate, labels: tuple[int, int]):
 
 
 def _register(name: str, source, preprocessors: list, features: dict) -> None:
-    if name in seqio.TaskRegistry.names():  # another stage, or another test, of this process
-        seqio.TaskRegistry.remove(name)
     seqio.TaskRegistry.add(
         name, source=source, preprocessors=preprocessors, output_features=features
     )
@@ -186,6 +184,9 @@ def register_tasks(
     `template` is the rater's for `{name}_preferences`, which is left out without one. Returns the
     names. Raises UserError if the vocabulary cannot write a rater's answers as one token each.
     """
+    for kind in ("sft", "prompts", "comparisons", "preferences"):
+        if f"{name}_{kind}" in seqio.TaskRegistry.names():  # of another stage of this process
+            seqio.TaskRegistry.remove(f"{name}_{kind}")
     words = SeqioVocabulary(vocabulary)
     feature = seqio.Feature(words, add_eos=True, required=True)
     names = []

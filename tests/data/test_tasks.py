@@ -234,6 +234,14 @@ def test_a_bad_line_surfaces_as_itself(files, user_tasks):
         batches.load_examples("user_comparisons", "train", LENGTHS)
 
 
+def test_a_task_without_files_is_a_user_error(files, user_tasks):
+    votes = files("votes.jsonl", [{"prompt": "x", "chosen": "a", "rejected": "b"}])
+    user_tasks(preferences={"train": votes})
+    user_tasks(sft={"train": files("a.jsonl", [{"prompt": "x", "completion": "y"}])})
+    with pytest.raises(UserError, match="no data for the task 'user_comparisons'; name its files"):
+        batches.load_examples("user_comparisons", "train", LENGTHS)
+
+
 def test_a_file_that_does_not_exist_is_found_out_before_it_is_read(files, user_tasks):
     paths = {"train": files("a.jsonl", [{"prompt": "x"}]), "test": "nowhere.jsonl"}
     with pytest.raises(UserError, match="nowhere.jsonl: cannot read the file: there is none"):

@@ -1,10 +1,11 @@
-"""`nlhf run --gin_file=quickstart.gin` with a few steps a stage, from nothing to the report."""
+"""Whole chains with a few steps a stage, from nothing to the report."""
 
 import json
 
 import pytest
 
 from nlhf_jax.main import main
+from tests.end_to_end.conftest import LENGTHS, RATER_LENGTHS
 
 STAGES = {"sft": 60, "reward": 4, "preference": 4, "policy": 2}
 
@@ -21,11 +22,46 @@ def test_the_quickstart_runs_to_its_report_and_only_once(tmp_path, capsys):
         "--gin.tournament/BATCH_SIZE=16",
     ]
     assert main(arguments) == 0
-    names = json.loads((tmp_path / "tournament" / "tournament.json").read_text())["win_rates"]
-    assert names["names"] == ["SFT", "RLHF", "SP", "MD", "BR", "EMA", "reference"]
+    result = json.loads((tmp_path / "tournament" / "tournament.json").read_text())
+    raters = [rater["name"] for rater in result["raters"]]
+    assert raters == ["preference of the population", "preference model", "reward model"]
+    assert result["win_rates"]["names"] == ["SFT", "RLHF", "SP", "MD", "BR", "EMA", "reference"]
     assert (tmp_path / "report.html").stat().st_size > 10_000
     capsys.readouterr()
     assert main(arguments) == 0
     assert capsys.readouterr().out.count("complete already") == 10
     assert main([*arguments, "--gin.SEED=3"]) == 2
     assert "SEED" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_file_of_paths_sizes_and_step_counts_runs_the_chain_on_json_lines(workplace, tmp_path):
+    files = {name: workplace.path(f"{name}.jsonl") for name in ("sft", "votes")}
+    splits = {
+        name: dict.fromkeys(("train", "validation", "test"), path) for name, path in files.items()
+    }
+    (tmp_path / "mine.gin").write_text(
+        f"""
+        include "json_lines.gin"
+        SFT_FILES = {splits["sft"]}
+        PREFERENCE_FILES = {splits["votes"]}
+        VOCABULARY_FILES = {{"{files["sft"]}": "sft"}}
+        VOCAB_SIZE = 256
+        LENGTHS = {LENGTHS}
+        RATER_LENGTHS = {RATER_LENGTHS}
+        SFT_STEPS = 30
+        REWARD_STEPS = 30
+        PREFERENCE_STEPS = 30
+        POLICY_STEPS = 30
+        SFT_BATCH_SIZE = 8
+        RATER_BATCH_SIZE = 8
+        POLICY_BATCH_SIZE = 8
+        """.replace("\n        ", "\n")
+    )
+    out = tmp_path / "out"
+    assert main(["run", f"--gin_file={tmp_path / 'mine.gin'}", f"--workdir={out}"]) == 0
+    result = json.loads((out / "tournament" / "tournament.json").read_text())
+    assert result["judge"] == "preference model"
+    assert result["win_rates"]["names"] == ["SFT", "RLHF", "SP", "MD", "BR", "EMA", "reference"]
+    assert [rater["name"] for rater in result["raters"]] == ["preference model", "reward model"]
+    assert (out / "report.html").stat().st_size > 10_000
