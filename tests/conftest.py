@@ -18,10 +18,11 @@ def _xla_knows(flags: str) -> bool:
     return not subprocess.run(parse, env=environment, capture_output=True, check=False).returncode
 
 
-# Programs that the tests start inherit these two, but not the number of devices.
+# Programs that the tests start inherit these, but not the number of devices.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("PJRT_NPROC", "32")  # threads to spare: see `main._configure_jax`
 if "XLA_FLAGS" not in os.environ and _xla_knows(_QUICK_COMPILATION):
     os.environ["XLA_FLAGS"] = _QUICK_COMPILATION
 
-# For tests/test_sharding.py; every other test lives on the first one.
+# For the tests of meshes; every other test lives on the first one.
 jax.config.update("jax_num_cpu_devices", 8)

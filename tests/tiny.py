@@ -101,8 +101,12 @@ def mixture_log_probs(network: T5, player, param_sets, inputs, all_responses) ->
 
 
 @functools.cache
+def mesh(data: int, fsdp: int, tensor: int) -> Partitioner:
+    return Partitioner(data, fsdp, tensor, devices=jax.devices()[: data * fsdp * tensor])
+
+
 def one_device() -> Partitioner:
-    return Partitioner(devices=jax.devices()[:1])
+    return mesh(1, 1, 1)
 
 
 def optimizer() -> optax.GradientTransformation:
