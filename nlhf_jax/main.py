@@ -300,9 +300,8 @@ def _configure_jax() -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         devices = 1 << (min(cores, 8).bit_length() - 1)  # a power of two divides usual batches
         jax.config.update("jax_num_cpu_devices", devices)
-        # XLA's pools have a thread a device by default. A task there may wait for tasks behind it
-        # (parts of a matrix product), and when every thread waits, an all-reduce never ends: seen
-        # once in some 30,000 steps. Idle threads cost nothing.
+        # XLA's pools have a thread a core by default. With no thread to spare, once in thousands of
+        # steps an all-reduce waited for ever, and XLA ended the process. Idle threads cost nothing.
         os.environ.setdefault("PJRT_NPROC", str(4 * devices))
 
 
