@@ -293,7 +293,7 @@ def _configure_jax() -> None:
 
     # The same random numbers on one device and on many.
     jax.config.update("jax_threefry_partitionable", True)
-    # On a CPU, one device a core: small programs run about twice as fast on two cores as data
+    # On a CPU, one device a core: small programs run about 1.5 times as fast on two cores as data
     # parallel halves than with XLA's own threads. JAX_NUM_CPU_DEVICES=1 turns it off.
     chosen = jax.config.jax_num_cpu_devices != -1  # by JAX_NUM_CPU_DEVICES, or by a program
     if not chosen and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
