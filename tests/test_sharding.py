@@ -15,16 +15,15 @@ from nlhf_jax.sharding import MESH_AXES, Partitioner, constrain
 from tests import tiny
 
 DATA, CUBE = (8, 1, 1), (2, 2, 2)
-SIZES = {"vocab_size": 12, "emb_dim": 16, "heads": 4, "layers": 2}
 
 
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_optimiser_state_lives_where_its_parameters_do(scan_layers):
-    network = tiny.model(**SIZES, scan_layers=scan_layers)
+    network = tiny.model(**tiny.MESH_SIZES, scan_layers=scan_layers)
     partitioner = tiny.mesh(*CUBE)
     adam = tiny.learner("supervised", network, partitioner=partitioner, optimizer=adamw(1e-2))
     moments = adam.abstract_state().opt_state[0]
-    separate = tiny.model(**SIZES)
+    separate = tiny.model(**tiny.MESH_SIZES)
     params = tiny.placed(partitioner, separate, tiny.params(separate, 1))
     for moment in (moments.mu, moments.nu):
         jax.tree.map(_assert_placed_alike, moment, params)
@@ -32,20 +31,20 @@ def test_optimiser_state_lives_where_its_parameters_do(scan_layers):
     adafactor = tiny.learner("supervised", network, partitioner=partitioner)
     factors = _find(adafactor.init().opt_state, optax.FactoredState)
     kernel = ("decoder", "layers_1", "mlp", "wi_0", "kernel")  # [embed 16, mlp 32]
-    assert {_part(_at(x, kernel)) for x in (factors.v_row, factors.v_col)} == {(8,), (16,)}
-    assert _part(_at(factors.v, ("decoder", "decoder_norm", "scale"))) == (8,)
+    assert {tiny.part(_at(x, kernel)) for x in (factors.v_row, factors.v_col)} == {(8,), (16,)}
+    assert tiny.part(_at(factors.v, ("decoder", "decoder_norm", "scale"))) == (8,)
 
 
 def test_batches_are_cut_along_data_and_fsdp():
     batch = {"inputs": np.arange(40).reshape(8, 5), "weight": np.ones(8, np.float32)}
     placed = tiny.mesh(*CUBE).place_batch(batch)
-    assert _part(placed["inputs"]) == (2, 5) and _part(placed["weight"]) == (2,)
-    assert _part(tiny.mesh(*DATA).place_batch(batch)["inputs"]) == (1, 5)
+    assert tiny.part(placed["inputs"]) == (2, 5) and tiny.part(placed["weight"]) == (2,)
+    assert tiny.part(tiny.mesh(*DATA).place_batch(batch)["inputs"]) == (1, 5)
     np.testing.assert_array_equal(placed["inputs"], batch["inputs"])
 
 
 def test_caches_are_cut_by_batch_and_heads():
-    network = tiny.model(**SIZES)
+    network = tiny.model(**tiny.MESH_SIZES)
     partitioner = tiny.mesh(*CUBE)
 
     def start(params, inputs):
@@ -56,8 +55,8 @@ def test_caches_are_cut_by_batch_and_heads():
     inputs = partitioner.place_batch({"inputs": np.ones((8, 5), np.int32)})["inputs"]
     params = tiny.placed(partitioner, network, tiny.params(network, 1))
     for layer in jax.jit(start)(params, inputs).layers:
-        assert _part(layer["self_keys"]) == _part(layer["self_values"]) == (2, 2, 2, 6, 4)
-        assert _part(layer["cross_keys"]) == _part(layer["cross_values"]) == (2, 2, 5, 4)
+        assert tiny.part(layer["self_keys"]) == tiny.part(layer["self_values"]) == (2, 2, 2, 6, 4)
+        assert tiny.part(layer["cross_keys"]) == tiny.part(layer["cross_values"]) == (2, 2, 5, 4)
 
 
 def test_a_dimension_is_cut_by_its_name_if_the_mesh_divides_it():
@@ -84,11 +83,6 @@ def test_a_mesh_of_another_size_than_the_devices_is_an_error(sizes):
 def test_constraints_without_a_mesh_do_nothing():
     array = jnp.ones((3, 5))
     assert constrain(array, "batch", "embed") is array
-
-
-def _part(array):
-    """The shape of what one device holds."""
-    return array.sharding.shard_shape(array.shape)
 
 
 def _assert_placed_alike(one, other):

@@ -26,6 +26,8 @@ PREFERENCE_TEMPLATE = ((6, 7), "text", (8,), "first", (9,), "second")
 REWARD_TEMPLATE = ((6, 7), "text", (8,), "first")
 LABELS = (10, 11)
 RATER_VOCABULARY = 12
+# Every array is cut on the mesh of 2 x 2 x 2; of two layers, stacked ones are not each other's.
+MESH_SIZES = {"vocab_size": RATER_VOCABULARY, "emb_dim": 16, "heads": 4, "layers": 2}
 
 OPPONENTS = {
     "self_play": opponents.self_play(),
@@ -195,3 +197,8 @@ def texts(rng: np.random.Generator, count: int, length: int) -> np.ndarray:
 def placed(partitioner: Partitioner, network: T5, values):
     shardings = partitioner.tree_sharding(network.logical_axes(), values)
     return partitioner.place(values, shardings)
+
+
+def part(array: jax.Array) -> tuple[int, ...]:
+    """The shape of what one device holds."""
+    return array.sharding.shard_shape(array.shape)

@@ -28,14 +28,8 @@ from nlhf_jax.data import tldr_mini_lexicon as lexicon
 # What every rater takes off, in points. One slip spoils a summary, more of them hardly matter: so
 # spoilt summaries still differ by their manner, whose gaps are 10 points and more, and form cycles,
 # while a flawless one beats a spoilt one whatever the manner, for nearly everybody.
-SLIPS = (
-    0,
-    18,
-    21,
-    24,
-    26,
-    28,
-)  # by number: filler, slang, repeated words, wrong facts, vague deeds
+# By the number of fillers, slang, repeated words, wrong facts and vague deeds.
+SLIPS = (0, 18, 21, 24, 26, 28)
 STRAY = 12  # a word or an order of phrases that belongs to no sensible summary
 NOT_SAID = 40  # the summary does not say who, or not what
 ANOTHER_STORY = 30  # two facts or more, and none of them right

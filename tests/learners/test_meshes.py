@@ -14,8 +14,6 @@ from tests import tiny
 STEPS = 10
 COLLECTIVES = r" (all-[a-z]+(?:-[a-z]+)?|reduce-scatter|collective-[a-z]+)\("
 ONE, DATA, CUBE = (1, 1, 1), (8, 1, 1), (2, 2, 2)
-# Every array is cut on the mesh of 2 x 2 x 2; of two layers, stacked ones are not each other's.
-SIZES = {"vocab_size": 12, "emb_dim": 16, "heads": 4, "layers": 2}
 
 
 @functools.cache
@@ -25,7 +23,7 @@ def _trained(kind, mesh, microbatches=1, scan_layers=False):
     With Adafactor, which divides a gradient by means over rows and columns. (Adam divides each
     element by itself, and where a gradient is 0 but for rounding, blows the rounding up.)
     """
-    network = tiny.model(**SIZES, scan_layers=scan_layers)
+    network = tiny.model(**tiny.MESH_SIZES, scan_layers=scan_layers)
     partitioner = tiny.mesh(*mesh)
     learner = tiny.learner(kind, network, partitioner=partitioner, microbatches=microbatches)
     state, history = learner.init(), []
@@ -62,7 +60,7 @@ def test_eight_shares_of_the_batch_train_as_one_device_does(kind):
 @pytest.mark.parametrize("kind", ["preference", "nash_md"])
 def test_eight_shares_of_the_batch_exchange_sums_only(kind):
     """A collective of another kind would mean that rows travel between devices."""
-    learner = tiny.learner(kind, tiny.model(**SIZES), partitioner=tiny.mesh(*DATA))
+    learner = tiny.learner(kind, tiny.model(**tiny.MESH_SIZES), partitioner=tiny.mesh(*DATA))
     batch = learner.partitioner.place_batch(tiny.batch(kind, 0))
     step = learner._jitted_train_step
     program = step.lower(learner.abstract_state(), learner._frozen, batch).compile().as_text()
@@ -73,7 +71,7 @@ def test_eight_shares_of_the_batch_exchange_sums_only(kind):
 @pytest.mark.parametrize("kind", ["supervised", "nash_md"])
 def test_training_changes_every_array(kind):
     """Or else the tests around this one would say little."""
-    start = tiny.params(tiny.model(**SIZES), 1)
+    start = tiny.params(tiny.model(**tiny.MESH_SIZES), 1)
     change = jax.tree.map(lambda x, y: np.max(np.abs(x - y)), start, _trained(kind, ONE)[1].params)
     assert min(jax.tree.leaves(change)) > 1e-2
 
@@ -92,7 +90,7 @@ def test_microbatches_train_as_one_batch_does(kind):
 
 
 def test_all_meshes_sample_the_same_tokens():
-    network = tiny.model(**SIZES)
+    network = tiny.model(**tiny.MESH_SIZES)
     values = tiny.params(network, 1)
     inputs = {"inputs": tiny.texts(np.random.default_rng(0), 8, 5)}
     found = []
@@ -111,21 +109,19 @@ def test_all_meshes_sample_the_same_tokens():
 
 
 def test_parameters_are_cut_before_and_after_training():
-    network = tiny.model(**SIZES)
+    network = tiny.model(**tiny.MESH_SIZES)
     fresh = tiny.learner("nash_ema", network, partitioner=tiny.mesh(*CUBE)).init()
     trained = _trained("nash_ema", CUBE)[1]
     for state in (fresh, trained):
         for params in (state.params, state.average):
             mlp = params["decoder"]["layers_0"]["mlp"]
-            assert _part(mlp["wi_0"]["kernel"]) == (8, 16)  # [embed 16, mlp 32]
-            assert _part(mlp["wo"]["kernel"]) == (16, 8)
-            assert _part(params["decoder"]["logits_dense"]["kernel"]) == (8, 6)  # [16, vocab 12]
-            assert _part(params["token_embedder"]["embedding"]) == (6, 8)
-            assert _part(params["encoder"]["relpos_bias"]["rel_embedding"]) == (2, 32)
-            whole = [x for x in jax.tree.leaves(params) if _part(x) == x.shape]
+            assert tiny.part(mlp["wi_0"]["kernel"]) == (8, 16)  # [embed 16, mlp 32]
+            assert tiny.part(mlp["wo"]["kernel"]) == (16, 8)
+            assert tiny.part(params["decoder"]["logits_dense"]["kernel"]) == (
+                8,
+                6,
+            )  # [16, vocab 12]
+            assert tiny.part(params["token_embedder"]["embedding"]) == (6, 8)
+            assert tiny.part(params["encoder"]["relpos_bias"]["rel_embedding"]) == (2, 32)
+            whole = [x for x in jax.tree.leaves(params) if tiny.part(x) == x.shape]
             assert not whole
-
-
-def _part(array):
-    """The shape of what one device holds."""
-    return array.sharding.shard_shape(array.shape)
