@@ -75,8 +75,8 @@ class _AgainstMixture:
 class PolicyGradient(_AgainstMixture):
     """Self-play (beta = 0), Nash-MD-PG (0 < beta < 1) and best response to mu (beta = 1).
 
-    The fixed point of Nash-MD-PG is `pi_b(y) ∝ mu(y) exp(P(y > pi_b^(1 - beta) mu^beta) / tau)`, and
-    its mixture ("mixture" among the policies) is the equilibrium at `tau / (1 - beta)`
+    The fixed point of Nash-MD-PG is `pi_b(y) ∝ mu(y) exp(P(y > m) / tau)`, m its mixture, and
+    m ("mixture" among the policies) is the equilibrium at `tau / (1 - beta)`
     (Calandriello et al. 2024, prop. 5.2).
     """
 
