@@ -45,7 +45,7 @@ class Equilibrium:
 def regularized_equilibrium(game: Game, max_iterations: int = 1000) -> Equilibrium:
     """`pi*_tau`, the one equilibrium of the regularised game (Munos et al. 2024, sec. 4).
 
-    Newton's method on the convex `f` above, with a line search, until no step improves it.
+    Newton's method on the convex `f` above, with a line search, until rounding stops it.
 
     Args:
       game: with tau > 0 (at tau = 0 the result is NaN: see `nash_equilibrium`).
@@ -55,7 +55,9 @@ def regularized_equilibrium(game: Game, max_iterations: int = 1000) -> Equilibri
     def of_context(preference, log_reference):
         return _newton(preference, log_reference, game.tau, max_iterations)
 
-    return Equilibrium(*jax.vmap(of_context)(game.preference, game.log_reference))
+    # Accelerators would round the inputs of products to bfloat16 or TF32.
+    with jax.default_matmul_precision("highest"):
+        return Equilibrium(*jax.vmap(of_context)(game.preference, game.log_reference))
 
 
 def _newton(preference, log_reference, tau, max_iterations):
@@ -63,9 +65,11 @@ def _newton(preference, log_reference, tau, max_iterations):
     # P d = (P - 1/2) d for every direction d in the simplex; the latter rounds less.
     skew = preference - 0.5
     steps = 0.5 ** jnp.arange(_STEP_SIZES, dtype=preference.dtype)
+    # Log-probabilities are known to about eps / tau, and the gap is of the second order.
+    resolution = (jnp.finfo(preference.dtype).eps / tau) ** 2
 
     def response(log_policy):
-        won = jnp.sum(skew * jnp.exp(log_policy)[..., None, :], axis=-1)
+        won = jnp.exp(log_policy) @ skew.T
         return measures.normalize(log_reference + won / tau)
 
     def gap(log_policy):
@@ -98,10 +102,16 @@ def _newton(preference, log_reference, tau, max_iterations):
         return log_policy, jnp.where(better, gaps[chosen], best_gap), iteration + 1, better
 
     def unfinished(state):
-        return state[3] & (state[2] < max_iterations)
+        _, best_gap, iteration, better = state
+        return better & (best_gap > resolution) & (iteration < max_iterations)
 
     start = (log_reference, gap(log_reference), jnp.int32(0), jnp.bool_(True))
-    return jax.lax.while_loop(unfinished, improve, start)[:3]
+    log_policy, best_gap, iterations, _ = jax.lax.while_loop(unfinished, improve, start)
+    # The gap does not see actions of probability e^-500; a last step puts their logs right too.
+    last = measures.normalize(log_policy + direction(log_policy))
+    last_gap = gap(last)
+    log_policy = jnp.where(last_gap <= jnp.maximum(best_gap, resolution), last, log_policy)
+    return log_policy, gap(log_policy), iterations
 
 
 def nash_equilibrium(game: Game) -> np.ndarray:

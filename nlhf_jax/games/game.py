@@ -4,6 +4,7 @@ Munos et al. 2024, sec. 3 and 4. With tau > 0 the game is regularised:
 `P_tau(pi > pi') = P(pi > pi') - tau KL(pi, mu) + tau KL(pi', mu)`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax
@@ -108,6 +109,11 @@ def from_matrix(
         tau=_device(tau),
         context_probability=_device(context_probability),
     )
+
+
+def stack(games: Sequence[Game]) -> Game:
+    """Games of the same size as one pytree with a leading axis, for `jax.vmap`."""
+    return jax.tree.map(lambda *arrays: jnp.stack(arrays), *games)
 
 
 def restrict(game: Game, policies: ArrayLike) -> np.ndarray:

@@ -24,9 +24,8 @@ def geometric_mixture(log_policy: jax.Array, log_reference: jax.Array, beta) -> 
 
 def preference_over(game: Game, log_opponent: jax.Array) -> jax.Array:
     """`P(y > pi' | x)` of every action: `[X, Y]`."""
-    # By hand a product of a matrix and a vector: on accelerators a dot would round its inputs, and
-    # on a CPU a batch of small ones is faster so.
-    return jnp.sum(game.preference * jnp.exp(log_opponent)[..., None, :], axis=-1)
+    # Accelerators would round the inputs of a product to bfloat16 or TF32.
+    return jnp.einsum("xij,xj->xi", game.preference, jnp.exp(log_opponent), precision="highest")
 
 
 def kl(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
@@ -42,8 +41,9 @@ def kl(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     # exp(r) - 1 - r, by its series where that difference cancels.
     small = jnp.where(near, ratio, 0.0)
     series = small**2 * (1 / 2 + small / 6 + small**2 / 24 + small**3 / 120 + small**4 / 720)
-    # Where p underflows to 0, 0 * ratio is 0 unless the ratio is infinite; q has no zeros.
-    term = jnp.where(near, p * series, jnp.exp(log_q) - p - p * ratio)
+    # Actions that p never takes may have log_p = -inf, and contribute q.
+    far = jnp.exp(log_q) - p - p * jnp.where(p > 0, ratio, 0.0)
+    term = jnp.where(near, p * series, far)
     return jnp.sum(term, axis=-1)
 
 
@@ -65,17 +65,23 @@ def regularized_win_rate(game: Game, log_policy: jax.Array, log_opponent: jax.Ar
     return win_rate(game, log_policy, log_opponent) - regularization
 
 
-def best_response(game: Game, log_opponent: jax.Array) -> jax.Array:
-    """The policy that does best against an opponent: log-probabilities `[X, Y]`.
+def optimal_policy(game: Game, values: jax.Array) -> jax.Array:
+    """argmax over pi of `E_pi values - tau KL(pi, mu)`, for values `[X, Y]`: log-probabilities.
 
-    With tau > 0 it is `mu(y) exp(P(y > pi') / tau)`, normalised; with tau = 0 it spreads evenly
-    over the actions that win most often.
+    With tau > 0 it is `mu(y) exp(values(y) / tau)`, normalised; with tau = 0 it spreads evenly over
+    the best actions, equal up to rounding.
     """
-    preference = preference_over(game, log_opponent)
     regular = game.tau > 0
-    soft = normalize(game.log_reference + preference / jnp.where(regular, game.tau, 1.0))
-    best = preference >= jnp.max(preference, axis=-1, keepdims=True)
+    soft = normalize(game.log_reference + values / jnp.where(regular, game.tau, 1.0))
+    top = jnp.max(values, axis=-1, keepdims=True)
+    rounding = 8 * jnp.finfo(values.dtype).eps * jnp.maximum(jnp.abs(top), 1.0)
+    best = values >= top - rounding
     return jnp.where(regular, soft, normalize(jnp.where(best, 0.0, -jnp.inf)))
+
+
+def best_response(game: Game, log_opponent: jax.Array) -> jax.Array:
+    """The policy that does best against an opponent: `optimal_policy` for `P(y > pi')`."""
+    return optimal_policy(game, preference_over(game, log_opponent))
 
 
 def exploitability(game: Game, log_policy: jax.Array) -> jax.Array:
