@@ -18,9 +18,11 @@ setup(
         *find_packages(include=["nlhf_jax", "nlhf_jax.*"]),
         # The gin files travel inside the package, so that `--gin_file=quickstart.gin` finds them.
         "nlhf_jax.gin_configs",
+        "nlhf_jax.colab",
     ],
     package_dir={"": ".", "nlhf_jax.gin_configs": "gin_configs"},
     package_data={
+        "nlhf_jax.colab": ["*.ipynb"],
         "nlhf_jax.data": ["*.model"],
         "nlhf_jax.evaluation": ["*.html"],
         "nlhf_jax.gin_configs": ["*.gin", "*/*.gin"],
@@ -49,6 +51,12 @@ setup(
         "gpu": ["jax[cuda13]>=0.10"],
         # Not in the package registry; optional everywhere.
         "t5x": ["t5x @ git+https://github.com/google-research/t5x.git"],
-        "test": ["pytest>=8", "pytest-xdist>=3.5"],
+        "notebook": ["jupyterlab>=4.2"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "nbclient>=0.10",  # runs the notebooks
+            "ipykernel>=6.29",
+        ],
     },
 )

@@ -38,6 +38,7 @@ JOBS = {
     "train": "nlhf_jax.jobs:train",
     "evaluate": "nlhf_jax.jobs:evaluate",
     "data": "nlhf_jax.jobs:train_vocabulary",
+    "games": "nlhf_jax.games.jobs:games",
     "report": "nlhf_jax.evaluation.report:write_report",
 }
 REPORT = "report.html"  # in the chain's directory

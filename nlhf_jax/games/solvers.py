@@ -130,9 +130,12 @@ def solve(
 # --- learning rates ------------------------------------------------------------------------------
 
 
-def theorem_schedule(game: Game, index: jax.Array) -> jax.Array:
-    """`eta_t = 2 / (tau (t + 2))` of Theorem 1: `KL(pi*, pi_T) <= 8 / (tau^2 (T + 1))`."""
-    return 2.0 / (game.tau * (index + 2))
+@dataclasses.dataclass(frozen=True)
+class TheoremSchedule:
+    """`2 / (tau (t + 2))` of Theorem 1, which gives `KL(pi*, pi_T) <= 8 / (tau^2 (T + 1))`."""
+
+    def __call__(self, game: Game, index: jax.Array) -> jax.Array:
+        return 2.0 / (game.tau * (index + 2))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +188,7 @@ class NashMD(_OnePolicy):
       learning_rate: eta, a constant or a schedule, with eta tau <= 1.
     """
 
-    learning_rate: float | Schedule = theorem_schedule
+    learning_rate: float | Schedule = TheoremSchedule()
 
     def step(self, game, state, index, key):
         eta = rate(self.learning_rate, game, index)

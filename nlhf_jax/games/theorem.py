@@ -6,7 +6,9 @@ import jax.numpy as jnp
 
 from nlhf_jax.games.equilibrium import regularized_equilibrium
 from nlhf_jax.games.game import Game
-from nlhf_jax.games.solvers import NashMD, Schedule, rate, solve, theorem_schedule
+from nlhf_jax.games.solvers import NashMD, Schedule, TheoremSchedule, rate, solve
+
+_SCHEDULE = TheoremSchedule()
 
 
 @flax.struct.dataclass
@@ -15,7 +17,7 @@ class Ratios:
 
     Attributes:
       one_step: `[T]`, `KL_{t+1} / ((1 - eta tau) KL_t + 2 eta^2)`, from t = 0.
-      last_iterate: `[T + 1]`, `KL_t tau^2 (t + 1) / 8`; bounded for `theorem_schedule` only.
+      last_iterate: `[T + 1]`, `KL_t tau^2 (t + 1) / 8`; bounded for `TheoremSchedule` only.
       certificate: KL between the computed equilibrium and the exact one, at most, in nats.
     """
 
@@ -24,7 +26,7 @@ class Ratios:
     certificate: jax.Array
 
 
-def ratios(game: Game, steps: int, learning_rate: float | Schedule = theorem_schedule) -> Ratios:
+def ratios(game: Game, steps: int, learning_rate: float | Schedule = _SCHEDULE) -> Ratios:
     """Runs Nash-MD for `steps` steps from the reference, and compares it with Theorem 1.
 
     Args:

@@ -1,0 +1,73 @@
+"""Findings: things that were computed, with a figure each, as stages leave them for the report."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nlhf_jax.errors import UserError
+from nlhf_jax.files import write_json, write_whole
+
+FILE_NAME = "findings.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One thing that was computed. A notebook shows its picture.
+
+    Attributes:
+      name: of its files.
+      title: what it is about.
+      text: what the numbers say, in sentences.
+      png: a picture of it.
+      numbers: JSON-able.
+      table: rows of cells, the first one the header; may be empty.
+    """
+
+    name: str
+    title: str
+    text: str
+    png: bytes
+    numbers: Mapping[str, Any]
+    table: Sequence[Sequence[str]] = ()
+
+    def _repr_png_(self) -> bytes:
+        return self.png
+
+
+def save(directory: Path, findings: Sequence[Finding]) -> None:
+    """Writes `directory/findings.json` and `directory/figures/NAME.png`, the JSON last."""
+    (directory / "figures").mkdir(parents=True, exist_ok=True)
+    entries = []
+    for finding in findings:
+        write_whole(_figure(directory, finding.name), finding.png)
+        fields = ("name", "title", "text", "numbers", "table")
+        entries.append({field: getattr(finding, field) for field in fields})
+    write_json(directory / FILE_NAME, {"findings": entries})
+
+
+def load(directory: Path) -> tuple[Finding, ...]:
+    """What `save` wrote; nothing if there is no `findings.json`.
+
+    Raises:
+      UserError: it is something else, or a figure is missing.
+    """
+    path = directory / FILE_NAME
+    if not path.exists():
+        return ()
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["findings"]
+        return tuple(
+            Finding(png=_figure(directory, entry["name"]).read_bytes(), **entry)
+            for entry in entries
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is not a list of findings with a figure each ({error}); delete {directory} to"
+            " run its stage again"
+        ) from error
+
+
+def _figure(directory: Path, name: str) -> Path:
+    return directory / "figures" / f"{name}.png"
