@@ -129,6 +129,22 @@ def verdict(result: TournamentResult) -> list[str]:
     return sentences
 
 
+def about_meta_game() -> tuple[str, ...]:
+    """What the table of the game between the policies says and how to read it."""
+    return (
+        "Two sides each send a policy, without knowing whom the other sends: that is a game, and"
+        " the win rates above are its payoffs. Its Nash average is the mixture of policies that"
+        " none of them beats, and of several such mixtures the most even one; a policy's mass is"
+        " its share. Copies of a policy divide its mass and leave the other masses as they are.",
+        "A mass can jump from 0 to 1 when a near tie turns. Where its interval (prompts resampled)"
+        " is wide, these prompts do not settle who is in the mixture: read the interval, not the"
+        " mass.",
+        "Exploitability is by how much the win rate of the best response, the policy that does best"
+        " against this one, is above one half; at 0 none beats it. Its interval is made of those of"
+        " the matrix. All this holds among these policies; others may beat them.",
+    )
+
+
 def about_raters(result: TournamentResult) -> str:
     """What the table of raters says; there is at least one rater."""
     says = (

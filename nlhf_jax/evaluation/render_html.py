@@ -11,6 +11,7 @@ from nlhf_jax.evaluation import plots
 from nlhf_jax.evaluation.contents import (
     Report,
     Stage,
+    about_meta_game,
     about_raters,
     curves_file,
     shares_of_population,
@@ -32,7 +33,8 @@ def render(report: Report) -> str:
     sections = [_verdict(report), _warnings(report)]
     result = report.tournament
     if result is not None:
-        sections += [_matrix(result), _policies(result, report), _raters(result)]
+        sections += [_matrix(result), _policies(result, report), _meta_game(result)]
+        sections.append(_raters(result))
     if report.stages:
         sections += [_stages(report.stages), _curves(report)]
     if result is not None:
@@ -153,6 +155,28 @@ def _player(player: PlayerSummary, result: TournamentResult) -> str:
     )
     kind = "" if policy else ' class="reference"'
     return f'<tr{kind}><th scope="row">{escape(player.name)}</th>{numbers}</tr>'
+
+
+def _meta_game(result: TournamentResult) -> str:
+    if result.meta_game is None:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(policy.name)}</th>'
+        f'<td class="n">{_with_interval(policy.nash)}</td>'
+        f'<td class="n">{_with_interval(policy.win_rate_over_nash)}</td>'
+        f'<td class="n">{_with_interval(policy.exploitability)}</td>'
+        f"<td>{escape(policy.best_response or 'none beats it')}</td></tr>"
+        for policy in result.meta_game
+    )
+    first, *others = (f"<p>{escape(sentence)}</p>" for sentence in about_meta_game())
+    return f"""<section><h2>The game between the policies</h2>
+{first}
+<div class="wide"><table class="plain"><thead><tr><th scope="col">Policy</th>
+<th scope="col" class="n">Mass in the<br>Nash average</th>
+<th scope="col" class="n">Win rate over<br>the Nash average</th>
+<th scope="col" class="n">Exploitability</th><th scope="col">Best response</th></tr></thead>
+<tbody>{rows}</tbody></table></div>
+{"".join(others)}</section>"""
 
 
 def _raters(result: TournamentResult) -> str:

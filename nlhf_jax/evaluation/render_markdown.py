@@ -6,11 +6,12 @@ import urllib.parse
 from nlhf_jax.evaluation.contents import (
     Report,
     Stage,
+    about_meta_game,
     about_raters,
     curves_file,
     shares_of_population,
 )
-from nlhf_jax.evaluation.statistics import Estimate
+from nlhf_jax.evaluation.statistics import Estimate, Standing
 from nlhf_jax.evaluation.tournament import REFERENCE, PlayerSummary, TournamentResult
 from nlhf_jax.metrics import duration
 
@@ -56,6 +57,9 @@ def _tournament(result: TournamentResult, figures) -> list[str]:
     ]  # fmt: skip
     if "win_rate_against_kl.png" in figures:
         parts.append(_image("win rate against KL from SFT", "win_rate_against_kl.png"))
+    if result.meta_game is not None:
+        parts += ["## The game between the policies", _meta_game(result.meta_game)]
+        parts += map(_text, about_meta_game())
     if result.raters:
         parts += ["## How raters predict votes", _text(about_raters(result)), _raters(result)]
     return parts
@@ -80,6 +84,23 @@ def _player(player: PlayerSummary, result: TournamentResult) -> list[str]:
         f"{player.empty:.1%}",
         *("–" if x is None else f"{x:.3f}" for x in (player.rouge1, player.rouge2, player.rougeL)),
     ]
+
+
+def _meta_game(policies: tuple[Standing, ...]) -> str:
+    return _table(
+        ["policy", "mass in the Nash average", "win rate over the Nash average", "exploitability",
+         "best response"],
+        [
+            [
+                _text(policy.name),
+                _with_interval(policy.nash),
+                _with_interval(policy.win_rate_over_nash),
+                _with_interval(policy.exploitability),
+                _text(policy.best_response or "none beats it"),
+            ]
+            for policy in policies
+        ],
+    )  # fmt: skip
 
 
 def _raters(result: TournamentResult) -> str:

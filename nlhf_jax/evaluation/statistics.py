@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
+from nlhf_jax.games import meta_game
+
 LEVEL = 0.95  # of every interval in the project, as in the paper
 RESAMPLES = 4000  # percentiles of 2.5 % and 97.5 % then rest on 100 resamples each
 
@@ -50,6 +52,41 @@ class WinRates:
         cell = self.between(row, column)
         return cell.low > 0.5 or cell.high < 0.5
 
+    def first(self, players: int) -> "WinRates":
+        """The table of the first so many players alone."""
+        cells = np.s_[:players, :players]
+        return dataclasses.replace(
+            self,
+            names=self.names[:players],
+            rate=self.rate[cells],
+            low=self.low[cells],
+            high=self.high[cells],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """One policy in the game between policies, where an action is to send one of them.
+
+    Attributes:
+      name: the policy's.
+      nash: its probability in the Nash average (see `nlhf_jax.games.meta_game`), with its bootstrap
+        interval over prompts. It jumps where a near tie turns: between policies that the prompts
+        do not tell apart, the interval may be all of `[0, 1]`.
+      win_rate_over_nash: P(it beats the Nash average), at most 1/2; the bootstrap resamples both.
+      exploitability: `max_j P(j beats it) - 1/2`, in [0, 1/2]. The maximum of resampled rates is
+        biased upwards, so the ends are the largest of the rates' own ends, as sure as single cells
+        of the matrix: the lower one is above 0 if and only if some cell says so, and it is above
+        the truth in up to K - 1 times 2.5 % of all cases, all K policies being tied.
+      best_response: that j; None if no policy beats it.
+    """
+
+    name: str
+    nash: Estimate
+    win_rate_over_nash: Estimate
+    exploitability: Estimate
+    best_response: str | None
+
 
 def clopper_pearson(wins: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """The exact binomial interval: it covers the true rate at least 95 times in 100, at every rate
@@ -87,6 +124,11 @@ def bootstrap(scores: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     Returns:
       low, high: of shape `scores.shape[1:]`.
     """
+    return _percentiles(_resampled_means(scores, seed))
+
+
+def _resampled_means(scores: np.ndarray, seed: int) -> np.ndarray:
+    """Means over prompts that are drawn again and again: `[N, ...]` to `[RESAMPLES, ...]`."""
     scores = np.asarray(scores, np.float64)
     n = scores.shape[0]
     if n < 1:
@@ -94,8 +136,12 @@ def bootstrap(scores: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     # How often each prompt is drawn, so that a resampled mean is one row of a matrix product.
     times_drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
     means = (times_drawn / n) @ scores.reshape(n, -1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return low.reshape(scores.shape[1:]), high.reshape(scores.shape[1:])
+    return means.reshape(RESAMPLES, *scores.shape[1:])
+
+
+def _percentiles(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return low, high
 
 
 def bootstrap_mean(scores: np.ndarray, seed: int) -> Estimate:
@@ -139,6 +185,44 @@ def win_rates(names: Sequence[str], scores: np.ndarray, votes: bool, seed: int) 
         n=n,
         interval="Clopper-Pearson" if votes else "bootstrap",
     )
+
+
+def standings(rates: WinRates, scores: np.ndarray, seed: int) -> tuple[Standing, ...]:
+    """What each player is worth in the game whose actions are the players.
+
+    Args:
+      rates: K players, as `win_rates` gives them for these scores.
+      scores: `[N, K, K]` in [0, 1]; antisymmetric, 1/2 on the diagonal.
+      seed: of the bootstrap.
+    """
+
+    def measure(rate):
+        nash = meta_game.nash_average(rate)
+        return nash, meta_game.win_rate_over(rate, nash)
+
+    resampled = measure(_resampled_means(scores, seed))
+    nash, over_nash = (
+        _estimates(values, *_percentiles(again))
+        for values, again in zip(measure(rates.rate), resampled, strict=True)
+    )
+    exploitability = _estimates(
+        *(meta_game.exploitability(rate) for rate in (rates.rate, rates.low, rates.high))
+    )
+    best_response = meta_game.best_response(rates.rate)
+    return tuple(
+        Standing(
+            name=name,
+            nash=nash[index],
+            win_rate_over_nash=over_nash[index],
+            exploitability=exploitability[index],
+            best_response=rates.names[best] if best != index else None,
+        )
+        for index, (name, best) in enumerate(zip(rates.names, best_response, strict=True))
+    )
+
+
+def _estimates(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[Estimate]:
+    return [Estimate(*map(float, one)) for one in zip(values, low, high, strict=True)]
 
 
 def cycles(rate: np.ndarray) -> list[tuple[int, int, int]]:

@@ -14,7 +14,7 @@ from rouge_score import rouge_scorer
 from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation import judges, statistics
 from nlhf_jax.evaluation.judges import Judge
-from nlhf_jax.evaluation.statistics import Estimate, WinRates
+from nlhf_jax.evaluation.statistics import Estimate, Standing, WinRates
 from nlhf_jax.evaluation.votes import RaterAccuracy
 from nlhf_jax.files import write_whole
 
@@ -114,7 +114,8 @@ class TournamentResult:
     """What a report says about a tournament; `players` are in the order of `win_rates.names`.
 
     `raters` are those whose predictions of votes were measured, the population first if it is known
-    exactly.
+    exactly. `meta_game` has the policies without the reference; None with fewer than two of
+    them, and in files from before it was measured.
     """
 
     judge: str
@@ -125,6 +126,7 @@ class TournamentResult:
     intransitivity: Intransitivity
     samples: tuple[Sample, ...]
     raters: tuple[RaterAccuracy, ...] = ()
+    meta_game: tuple[Standing, ...] | None = None
 
     @property
     def policies(self) -> tuple[str, ...]:
@@ -182,6 +184,7 @@ class TournamentResult:
                 RaterAccuracy(**rater | {"accuracy": Estimate(**rater["accuracy"])})
                 for rater in tree.get("raters", ())
             ),
+            meta_game=_read_meta_game(tree.get("meta_game")),
         )
 
     def save(self, path: str | os.PathLike) -> None:
@@ -263,6 +266,7 @@ def play(
         ),
         intransitivity=_intransitivity(names, rates, scores, responses, policies, judge.votes),
         samples=_samples(prompts, references, responses, policies, against_policies, samples),
+        meta_game=_meta_game(rates, scores, len(policies), seed),
     )
 
 
@@ -398,6 +402,22 @@ def _intransitivity(names, rates, scores, responses, policies, votes) -> Intrans
         ),
         response_triples=response_triples,
         response_cycles=response_cycles,
+    )
+
+
+def _meta_game(rates, scores, policies, seed) -> tuple[Standing, ...] | None:
+    if policies < 2:
+        return None
+    return statistics.standings(rates.first(policies), scores[:, :policies, :policies], seed)
+
+
+def _read_meta_game(standings: list[dict] | None) -> tuple[Standing, ...] | None:
+    if standings is None:
+        return None
+    estimates = ("nash", "win_rate_over_nash", "exploitability")
+    return tuple(
+        Standing(**standing | {name: Estimate(**standing[name]) for name in estimates})
+        for standing in standings
     )
 
 

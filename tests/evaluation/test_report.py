@@ -148,6 +148,27 @@ def test_without_a_ceiling_raters_have_no_share_of_it(tmp_path, raters):
         assert "share of the population" not in page.lower()
 
 
+def test_the_game_between_the_policies_stands_in_both_texts(run):
+    text = Page(run[2].read_text()).text
+    markdown = (run[0] / "report.md").read_text()
+    for words in ("The game between the policies", "Its Nash average is the mixture of policies"):
+        assert words in text and words in markdown
+    # "a|<b>" ties with every throw: the most even mixture is a quarter of each.
+    assert "rock0.2500.250–0.2500.5000.500–0.5000.4000.400–0.400paper" in text
+    assert "a|<b>0.2500.250–0.2500.5000.500–0.5000.0000.000–0.000none beats it" in text
+    row = "| 0.250 (0.250–0.250) | 0.500 (0.500–0.500) | 0.400 (0.400–0.400) | paper |"
+    assert f"| rock {row}" in markdown
+
+
+def test_a_tournament_without_that_game_makes_a_report_without_it(tmp_path):
+    result = write_tournament(tmp_path)
+    result = dataclasses.replace(result, meta_game=None)
+    result.save(tmp_path / "tournament" / "tournament.json")
+    text = write_report(tmp_path).read_text()
+    for page in (text, (tmp_path / "report.md").read_text()):
+        assert "Who beats whom" in page and "The game between" not in page
+
+
 def test_stages_stand_in_the_order_in_which_they_ran(run):
     stages = json.loads((run[0] / "report.json").read_text())["stages"]
     assert [stage["name"] for stage in stages] == ["sft", "a_later_stage"]

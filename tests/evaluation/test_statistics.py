@@ -88,6 +88,63 @@ def test_counted_votes_carry_the_interval_of_clopper_and_pearson():
     assert rates.is_decided("a", "b")
 
 
+def votes_of(rate: np.ndarray, prompts: int, seed: int) -> np.ndarray:
+    """Scores `[N, K, K]` of 0 or 1, drawn with these win rates."""
+    players = len(rate)
+    first = np.random.default_rng(seed).random((prompts, players, players)) < rate
+    upper = np.triu(first, k=1)
+    lower = np.tril(1 - np.swapaxes(upper, 1, 2), k=-1)
+    return upper + lower + np.eye(players) / 2
+
+
+def standings(rate, prompts=400, seed=0):
+    scores = votes_of(np.asarray(rate), prompts, seed)
+    names = "abcdef"[: len(rate)]
+    return statistics.standings(statistics.win_rates(names, scores, False, seed), scores, seed)
+
+
+CYCLE = [[0.5, 0.9, 0.3], [0.1, 0.5, 0.7], [0.7, 0.3, 0.5]]
+EQUAL = np.full((2, 2), 0.5)
+
+
+def test_the_standing_of_a_policy_is_its_part_in_the_game_of_the_matrix():
+    scores = votes_of(np.array(CYCLE), 1000, seed=0)
+    rates = statistics.win_rates("abc", scores, votes=True, seed=0)
+    a, b, c = statistics.standings(rates, scores, seed=0)
+    edges = [rates.between(*pair).value - 0.5 for pair in ("bc", "ca", "ab")]
+    exact = np.array(edges) / np.sum(edges)
+    np.testing.assert_allclose([policy.nash.value for policy in (a, b, c)], exact, atol=1e-5)
+    assert [policy.win_rate_over_nash.value for policy in (a, b, c)] == pytest.approx([0.5] * 3)
+    assert [policy.best_response for policy in (a, b, c)] == ["c", "a", "b"]
+    worst = rates.between("c", "a")
+    assert a.exploitability.value == worst.value - 0.5
+    assert (a.exploitability.low, a.exploitability.high) == (worst.low - 0.5, worst.high - 0.5)
+
+
+def test_a_policy_that_no_other_beats_is_not_exploitable():
+    first, second = standings([[0.5, 0.8], [0.2, 0.5]])
+    assert (first.name, first.best_response, second.best_response) == ("a", None, "a")
+    assert first.exploitability == statistics.Estimate(0.0, 0.0, 0.0)
+    assert (first.nash.low, second.nash.high) == pytest.approx((1, 0))
+    assert second.win_rate_over_nash.value - 0.5 == pytest.approx(-second.exploitability.value)
+
+
+def test_the_masses_of_policies_that_cannot_be_told_apart_are_said_to_be_unknown():
+    for policy in standings(EQUAL, prompts=100, seed=3):
+        assert (policy.nash.low, policy.nash.high) == pytest.approx((0, 1))
+
+
+@pytest.mark.parametrize(("rate", "masses"), [(EQUAL, [0.5, 0.5]), (CYCLE, [0.25, 0.25, 0.5])])
+def test_intervals_of_masses_cover_the_masses_of_the_true_win_rates(rate, masses, monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 200)
+    covered = [
+        policy.nash.low <= mass <= policy.nash.high
+        for seed in range(60)
+        for policy, mass in zip(standings(rate, 200, seed), masses, strict=True)
+    ]
+    assert np.mean(covered) > 0.88  # 0.95 less what 60 tournaments can tell
+
+
 def test_a_cycle_is_found_once_and_in_beating_order():
     rate = np.full((4, 4), 0.5)
     for winner, loser in [(0, 2), (2, 1), (1, 0), (0, 3), (1, 3), (2, 3)]:

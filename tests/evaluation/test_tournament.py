@@ -73,6 +73,22 @@ def test_the_reference_player_hands_in_one_of_the_prompt_s_references():
     assert rate.value * len(PROMPTS) == pytest.approx(round((rate.value - 0.5) * 20) * 0.4 + 4)
 
 
+def test_the_game_between_policies_is_played_without_the_reference():
+    players = {"a": constant("rock"), "b": constant("paper"), "c": constant("scissors")}
+    # Water ties with every throw: it would have a quarter of the mass.
+    game = play(players, references=[["water"]] * len(PROMPTS)).meta_game
+    assert [policy.name for policy in game] == ["a", "b", "c"]
+    assert [policy.nash.value for policy in game] == pytest.approx([1 / 3] * 3)
+    assert [policy.best_response for policy in game] == ["b", "c", "a"]
+    assert game[0].exploitability.value == pytest.approx(0.4)
+
+
+def test_one_policy_alone_has_nobody_to_play_with():
+    result = play({"a": constant("rock")}, references=[["paper"]] * len(PROMPTS))
+    assert result.meta_game is None
+    assert TournamentResult.from_json(result.to_json()).meta_game is None
+
+
 def test_kl_is_the_mean_log_ratio_with_its_standard_error():
     ratios = np.random.default_rng(0).normal(3.0, 2.0, len(PROMPTS))
     result = play(PURE | {"rock": Player(["rock"] * len(PROMPTS), log_ratios=ratios)})
@@ -139,6 +155,13 @@ def test_a_file_from_before_raters_were_measured_has_none():
     tree = json.loads(play().to_json())
     del tree["raters"]
     assert TournamentResult.from_json(json.dumps(tree)).raters == ()
+
+
+def test_a_file_from_before_the_game_between_policies_has_none():
+    tree = json.loads(play().to_json())
+    assert len(tree["meta_game"]) == 3
+    del tree["meta_game"]
+    assert TournamentResult.from_json(json.dumps(tree)).meta_game is None
 
 
 def test_a_file_that_is_no_tournament_is_named_in_one_sentence(tmp_path):
