@@ -1,7 +1,8 @@
 """What the report of a work directory says, before it is HTML, Markdown or JSON.
 
-Reads (a report needs a tournament or one stage's metrics; the rest may be missing):
+Reads (a report needs a tournament, findings or one stage's metrics; the rest may be missing):
   WORKDIR/tournament/tournament.json  what `TournamentResult.save` wrote
+  WORKDIR/STAGE/findings.json         what `findings.save` wrote, with its figures
   WORKDIR/STAGE/metrics.jsonl         {"step": 10, "split": "train"|"validation", "loss": 1.5, ...}
   WORKDIR/metrics.jsonl               the same, of a work directory that holds one training alone
   WORKDIR/STAGE/timing.json           {"started": Unix time, "seconds": wall time, "steps": 300,
@@ -9,6 +10,7 @@ Reads (a report needs a tournament or one stage's metrics; the rest may be missi
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -18,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from nlhf_jax.errors import UserError
-from nlhf_jax.evaluation import plots, tournament
+from nlhf_jax.evaluation import findings, plots, tournament
+from nlhf_jax.evaluation.findings import Finding
 from nlhf_jax.evaluation.judges import POPULATION
 from nlhf_jax.evaluation.tournament import REFERENCE, TournamentResult
 
@@ -65,6 +68,7 @@ class Report:
 
     run: str
     stages: tuple[Stage, ...]
+    findings: tuple[Finding, ...]
     tournament: TournamentResult | None
     verdict: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -78,19 +82,22 @@ def read_report(workdir: Path) -> Report:
     stages = _read_stages(workdir)
     path = workdir / "tournament" / "tournament.json"
     result = TournamentResult.load(path) if path.exists() else None
-    if result is None and not any(stage.curves for stage in stages):
+    found = tuple(itertools.chain(*(findings.load(workdir / stage.name) for stage in stages)))
+    if result is None and not found and not any(stage.curves for stage in stages):
         raise UserError(
             f"{workdir} holds nothing to report: neither tournament/tournament.json nor a"
-            " STAGE/metrics.jsonl with metrics in it"
+            " STAGE/metrics.jsonl with metrics in it nor a STAGE/findings.json"
         )
     run = workdir.resolve().name
     return Report(
         run=run,
         stages=stages,
+        findings=found,
         tournament=result,
         verdict=() if result is None else tuple(verdict(result)),
         warnings=() if result is None else tuple(tournament.warnings(result)),
-        figures=_figures(run, stages, result),
+        figures=_figures(run, stages, result)
+        | {finding_file(finding): finding.png for finding in found},
     )
 
 
@@ -272,3 +279,8 @@ def _figures(
 def curves_file(stage: Stage) -> str:
     """The name of a stage's learning curves under figures/."""
     return f"curves_{stage.name}.png"
+
+
+def finding_file(finding: Finding) -> str:
+    """The name of a finding's picture under figures/."""
+    return f"finding_{finding.name}.png"

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from nlhf_jax.evaluation.plots import COLORS, FAINT, GRID, INK
-from nlhf_jax.evaluation.plots import _figure as new_figure
-from nlhf_jax.evaluation.plots import _sign as sign
+from nlhf_jax.evaluation.plots import COLORS, FAINT, GRID, INK, new_figure, sign
 
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 

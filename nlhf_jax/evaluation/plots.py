@@ -59,7 +59,7 @@ _PANELS_A_ROW = 4
 
 
 @contextlib.contextmanager
-def _figure(width: float, height: float):
+def new_figure(width: float, height: float):
     """A figure in the project's look; sizes in inches."""
     with matplotlib.rc_context(_LOOK):
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -67,7 +67,7 @@ def _figure(width: float, height: float):
         yield figure
 
 
-def _sign(figure: Figure, run: str, note: str | None = None) -> None:
+def sign(figure: Figure, run: str, note: str | None = None) -> None:
     """Names the run in the figure's corner."""
     text = f"run: {run}" if note is None else f"{note}  ·  run: {run}"
     figure.supxlabel(text, x=0.995, ha="right", fontsize=7.5, color=FAINT)
@@ -107,7 +107,7 @@ def heat_map(rates: WinRates, run: str) -> Figure:
     players = len(rates.names)
     longest = max(map(len, rates.names))
     side = max(0.86 * players, 2.0)
-    with _figure(side + 1.6 + 0.075 * longest, side * 0.72 + 1.7) as figure:
+    with new_figure(side + 1.6 + 0.075 * longest, side * 0.72 + 1.7) as figure:
         axes = figure.subplots()
         image = axes.imshow(rates.rate, cmap=_DIVERGING, vmin=0, vmax=1, aspect="auto")
         axes.grid(False)
@@ -136,7 +136,7 @@ def heat_map(rates: WinRates, run: str) -> Figure:
         bar = figure.colorbar(image, ax=axes, shrink=0.85, aspect=24, pad=0.02)
         bar.outline.set_visible(False)
         bar.set_label(f"win rate of the row, with 95 % interval ({rates.interval})")
-        _sign(figure, run)
+        sign(figure, run)
     return figure
 
 
@@ -170,7 +170,7 @@ def learning_curves(
     names = list(curves)[:panels]
     columns = min(_PANELS_A_ROW, len(names))
     rows = math.ceil(len(names) / columns)
-    with _figure(2.9 * columns + 0.3, 2.1 * rows + 0.7) as figure:
+    with new_figure(2.9 * columns + 0.3, 2.1 * rows + 0.7) as figure:
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         smoothed = 0
         for axes, name in zip(grid, names, strict=False):
@@ -193,7 +193,7 @@ def learning_curves(
         figure.legend(
             handles.values(), handles.keys(), loc="outside upper right", ncols=len(handles)
         )
-        _sign(figure, run, f"bold: mean of the {smoothed} points around" if smoothed else None)
+        sign(figure, run, f"bold: mean of the {smoothed} points around" if smoothed else None)
     return figure
 
 
@@ -276,7 +276,7 @@ def win_rate_against_kl(
     run: str,
 ) -> Figure:
     """What each policy gained against how far it went from SFT; bars are 95 % intervals."""
-    with _figure(6.2, 4.0) as figure:
+    with new_figure(6.2, 4.0) as figure:
         axes = figure.subplots()
         axes.axhline(0.5, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
         points = zip(names, win_rates, kls, kl_standard_errors, strict=True)
@@ -292,5 +292,5 @@ def win_rate_against_kl(
         axes.set_title("Win rate against distance from SFT", fontsize=10.5)
         axes.margins(0.08)
         figure.legend(loc="outside right center")
-        _sign(figure, run)
+        sign(figure, run)
     return figure

@@ -14,8 +14,10 @@ from nlhf_jax.evaluation.contents import (
     about_meta_game,
     about_raters,
     curves_file,
+    finding_file,
     shares_of_population,
 )
+from nlhf_jax.evaluation.findings import Finding
 from nlhf_jax.evaluation.statistics import Estimate
 from nlhf_jax.evaluation.tournament import (
     COLLAPSED_BELOW,
@@ -35,6 +37,7 @@ def render(report: Report) -> str:
     if result is not None:
         sections += [_matrix(result), _policies(result, report), _meta_game(result)]
         sections.append(_raters(result))
+    sections += [_finding(finding, report) for finding in report.findings]
     if report.stages:
         sections += [_stages(report.stages), _curves(report)]
     if result is not None:
@@ -197,6 +200,31 @@ def _raters(result: TournamentResult) -> str:
 <div class="wide"><table class="plain"><thead><tr>
 <th scope="col">Rater</th><th scope="col" class="n">Accuracy</th>{share}</tr></thead>
 <tbody>{rows}</tbody></table></div></section>"""
+
+
+def _finding(finding: Finding, report: Report) -> str:
+    table = ""
+    if finding.table:
+        header, *rows = finding.table
+        heads = "".join(
+            f'<th scope="col"{" class=n" if index else ""}>{escape(cell)}</th>'
+            for index, cell in enumerate(header)
+        )
+        body = "".join(
+            f'<tr><th scope="row">{escape(row[0])}</th>'
+            + "".join(f'<td class="n">{escape(cell)}</td>' for cell in row[1:])
+            + "</tr>"
+            for row in rows
+        )
+        table = (
+            f'<div class="wide"><table class="plain"><thead><tr>{heads}</tr></thead>'
+            f"<tbody>{body}</tbody></table></div>"
+        )
+    picture = _picture(report, finding_file(finding), finding.title)
+    return (
+        f"<section><h2>{escape(finding.title)}</h2><p>{escape(finding.text)}</p>"
+        f"{picture}{table}</section>"
+    )
 
 
 def _number(value: float | None, form: str) -> str:

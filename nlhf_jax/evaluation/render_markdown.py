@@ -9,8 +9,10 @@ from nlhf_jax.evaluation.contents import (
     about_meta_game,
     about_raters,
     curves_file,
+    finding_file,
     shares_of_population,
 )
+from nlhf_jax.evaluation.findings import Finding
 from nlhf_jax.evaluation.statistics import Estimate, Standing
 from nlhf_jax.evaluation.tournament import REFERENCE, PlayerSummary, TournamentResult
 from nlhf_jax.metrics import duration
@@ -22,6 +24,8 @@ def render(report: Report) -> str:
     parts += [f"> **Warning:** {_text(warning)}" for warning in report.warnings]
     if report.tournament is not None:
         parts += _tournament(report.tournament, report.figures)
+    for finding in report.findings:
+        parts += _finding(finding)
     if report.stages:
         parts += ["## What was run", _stages(report.stages)]
     for stage in report.stages:
@@ -63,6 +67,14 @@ def _tournament(result: TournamentResult, figures) -> list[str]:
     if result.raters:
         parts += ["## How raters predict votes", _text(about_raters(result)), _raters(result)]
     return parts
+
+
+def _finding(finding: Finding) -> list[str]:
+    parts = [f"## {_text(finding.title)}", _text(finding.text)]
+    if finding.table:
+        header, *rows = ([_text(cell) for cell in row] for row in finding.table)
+        parts.append(_table(header, rows))
+    return [*parts, _image(finding.title, finding_file(finding))]
 
 
 def _player(player: PlayerSummary, result: TournamentResult) -> list[str]:

@@ -57,6 +57,10 @@ def _json(report: Report) -> str:
             }
             for stage in report.stages
         ],
+        "findings": [
+            {"name": one.name, "title": one.title, "text": one.text, "numbers": one.numbers}
+            for one in report.findings
+        ],
         "tournament": report.tournament and json.loads(report.tournament.to_json()),
     }
     return json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -179,8 +179,8 @@ def cycling(run: str = "notebook", tau: float = 0.1, eta: float = 5.0, steps: in
         "Nash-MD converges where self-play cycles",
         f"Rock-paper-scissors, τ = {tau}, η = {eta}. After {steps} steps KL(π*, π) is "
         + ", ".join(f"{kl:.2g} for {name}" for name, kl in distances.items())
-        + ". Self-play overshoots: it answers the policy it just left. Nash-MD answers a mixture"
-        " with the reference, which damps the rotation.",
+        + ". Self-play answers the policy it has just left, and goes round; Nash-MD answers a"
+        " mixture with the reference, which damps the rotation.",
         png(
             game_plots.simplex_paths(
                 f"Rock-paper-scissors, τ = {tau}, η = {eta}",
@@ -241,8 +241,9 @@ def theorem(
         "theorem",
         "Theorem 1: measured KL over its bound",
         f"{games * len(sizes):,} random games, τ from 0.01 to 1, {steps:,} steps of Nash-MD with"
-        f" the theorem's rate. No ratio exceeds 1: the largest is {tightest[0]:.3f} of the"
-        f" one-step bound (1 - ητ) KL + 2 η², and {tightest[1]:.2g} of 8 / (τ² (T + 1)).",
+        f" the theorem's rate. The largest ratio is {tightest[0]:.3f} of the one-step bound"
+        f" (1 - ητ) KL + 2 η², and {tightest[1]:.2g} of 8 / (τ² (T + 1)); by the theorem none"
+        " exceeds 1.",
         png(
             game_plots.panels(
                 "Nash-MD and the bounds of Theorem 1",
