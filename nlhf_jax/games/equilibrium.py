@@ -45,11 +45,14 @@ class Equilibrium:
 def regularized_equilibrium(game: Game, max_iterations: int = 1000) -> Equilibrium:
     """`pi*_tau`, the one equilibrium of the regularised game (Munos et al. 2024, sec. 4).
 
-    Newton's method on the convex `f` above, with a line search, until rounding stops it.
+    Newton's method on the convex `f` above, with a line search, until rounding stops it. That is
+    some ten steps at tau = 0.1 and a hundred at 0.001. With much smaller tau no step may improve
+    `f` long before its zero: the certificate then says so (`nlhf_jax.games.meta_game` solves those
+    games, of a uniform reference, in another way).
 
     Args:
       game: with tau > 0 (at tau = 0 the result is NaN: see `nash_equilibrium`).
-      max_iterations: of each context; some ten are usual, more when tau is small.
+      max_iterations: of each context.
     """
 
     def of_context(preference, log_reference):
