@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from nlhf_jax import opponents
+from nlhf_jax.games.sequences import mixture_log_probs, responses
 from nlhf_jax.models.language_model import EOS, response_mask
 from nlhf_jax.models.t5 import T5
 from nlhf_jax.opponents import POLICY
@@ -17,7 +18,7 @@ from tests import tiny
 
 VOCABULARY, LENGTH, SAMPLES = 4, 3, 20_000
 INPUTS = np.asarray([3, 2, 3, 1, 0], np.int32)
-RESPONSES = tiny.responses(VOCABULARY, LENGTH)
+RESPONSES = responses(VOCABULARY, LENGTH)
 NETWORK = tiny.model(VOCABULARY)
 SETS = {"policy": tiny.params(NETWORK, 1, 2.0), "reference": tiny.params(NETWORK, 2, 2.0)}
 MIXTURE = opponents.geometric_mixture(0.3)
@@ -50,7 +51,7 @@ def _samples():
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _log_probs(player, temperature):
     tempered = {name: weight / temperature for name, weight in player}
-    return tiny.mixture_log_probs(NETWORK, tempered, SETS, INPUTS, RESPONSES)
+    return mixture_log_probs(NETWORK, tempered, SETS, INPUTS, RESPONSES)
 
 
 def _distribution(player, temperature=1.0):

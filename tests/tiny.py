@@ -1,10 +1,8 @@
 """Networks small enough to enumerate every response, and learners over them."""
 
 import functools
-import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -14,7 +12,7 @@ from nlhf_jax.learners.policy import PolicyLearner, PreferenceScorer, RewardScor
 from nlhf_jax.learners.preference import PreferenceLearner
 from nlhf_jax.learners.reward import RewardLearner
 from nlhf_jax.learners.supervised import SupervisedLearner
-from nlhf_jax.models.language_model import EOS, response_mask, token_log_probs
+from nlhf_jax.models.language_model import EOS
 from nlhf_jax.models.t5 import T5, stack_layers
 from nlhf_jax.models.t5_layers import T5Config
 from nlhf_jax.optimizers import adafactor
@@ -78,28 +76,6 @@ def params(network: T5, seed: int, scale: float = 1.0):
 
     drawn = jax.tree_util.tree_map_with_path(draw, _shapes(network))
     return jax.tree.map(np.asarray, stack_layers(drawn)) if network.config.scan_layers else drawn
-
-
-def responses(vocab_size: int, length: int) -> np.ndarray:
-    """Every response of at most `length` tokens, int32 `[N, length]`, padded with 0."""
-    tokens = [t for t in range(vocab_size) if t != EOS]
-    found = [
-        prefix + (EOS,) + (0,) * (length - n)
-        for n in range(1, length + 1)
-        for prefix in itertools.product(tokens, repeat=n - 1)
-    ]
-    return np.asarray(found + list(itertools.product(tokens, repeat=length)), np.int32)
-
-
-def mixture_log_probs(network: T5, player, param_sets, inputs, all_responses) -> jax.Array:
-    """log-probability `[N]` of every response to a prompt, by teacher forcing mixed logits."""
-    inputs = jnp.broadcast_to(jnp.asarray(inputs), (len(all_responses), len(inputs)))
-    mixed = 0.0
-    for name, weight in player.items():
-        context = network.encode(param_sets[name], inputs)
-        mixed += weight * network.logits(param_sets[name], context, all_responses)
-    log_probs = token_log_probs(mixed, all_responses)
-    return jnp.sum(log_probs * response_mask(all_responses), axis=-1)
 
 
 @functools.cache

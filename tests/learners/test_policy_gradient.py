@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from nlhf_jax import losses
+from nlhf_jax.games.sequences import mixture_log_probs, responses
 from nlhf_jax.learners import policy as policy_module
 from nlhf_jax.opponents import POLICY
 from tests import tiny
@@ -21,7 +22,7 @@ from tests import tiny
 VOCABULARY, LENGTH, TAU = 4, 3, 0.1
 FORMS = ("sampled", "exact")
 INPUTS = np.asarray([3, 2, 3, 1], np.int32)
-RESPONSES = tiny.responses(VOCABULARY, LENGTH)
+RESPONSES = responses(VOCABULARY, LENGTH)
 COUNT = len(RESPONSES)
 NETWORK = tiny.model(VOCABULARY)
 
@@ -45,7 +46,7 @@ def _log_probs(player, sets):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _jitted_log_probs(player, sets):
-    return tiny.mixture_log_probs(NETWORK, dict(player), sets, INPUTS, RESPONSES)
+    return mixture_log_probs(NETWORK, dict(player), sets, INPUTS, RESPONSES)
 
 
 @functools.cache
