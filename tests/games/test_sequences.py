@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from nlhf_jax import opponents
+from nlhf_jax.errors import UserError
 from nlhf_jax.games import families, measures
 from nlhf_jax.games.equilibrium import regularized_equilibrium
 from nlhf_jax.games.game import from_matrix
-from nlhf_jax.games.sequence_learning import log_probs_of_all, sequence_game
+from nlhf_jax.games.sequence_learning import learn, log_probs_of_all, sequence_game
 from nlhf_jax.games.sequences import ResponseTree, TableScorer, fixed_point
 from tests import tiny
 
@@ -103,6 +104,36 @@ def test_fixed_points_at_the_ends_are_the_equilibrium_and_the_best_response():
         < measures.divergence(played, equilibrium, between)
         < measures.divergence(played, equilibrium, best)
     )
+
+
+@pytest.mark.parametrize(("length", "holds"), [(1, True), (3, False)])
+def test_of_one_token_the_mixture_at_the_fixed_point_is_the_equilibrium_of_another_tau(
+    length, holds
+):
+    """Calandriello et al. 2024, prop. 5.2, is about mixtures of whole responses."""
+    tree = ResponseTree(4, length)
+    played = families.random_game(0, tree.size, 2, scale=4.0, tau=0.1)
+    player = opponents.geometric_mixture(0.5)
+    found = fixed_point(played, tree, 0.5).log_policy
+    mixture = tree.mixture(player, {"policy": found, "reference": played.log_reference})
+    other = regularized_equilibrium(played.replace(tau=played.tau / 0.5)).log_policy
+    assert (measures.divergence(played, other, mixture) < 1e-12) == holds
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"record_every": 3}, "record_every is 3 but must divide steps, 10"),
+        ({"batch_size": 5}, "multiple of the 2 prompts"),
+    ],
+)
+def test_learning_refuses_numbers_that_do_not_fit(settings, says):
+    network = tiny.model(4)
+    params = tiny.params(network, 1)
+    played = sequence_game(network, params, PROMPTS, game().preference, length=3, tau=0.2)
+    settings = {"steps": 10, "record_every": 5, "batch_size": 4, "learning_rate": 0.1} | settings
+    with pytest.raises(UserError, match=says):
+        learn(played, opponents.self_play(), **settings)
 
 
 def test_a_sequence_game_has_the_network_s_probabilities_as_reference():
