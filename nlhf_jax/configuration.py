@@ -60,16 +60,16 @@ def parse(
     for path in gin_files:
         _parse_file(path)
     known = _macros_mentioned()
-    for override in overrides:
-        name, _, value = override.partition("=")
-        _check_known_macro(name, known)
-        _parse_override(name, value)
     macros = dict(macros or {})
     if workdir is not None and "WORKDIR" in known:
         macros["WORKDIR"] = workdir
     for name, value in macros.items():
         _check_known_macro(name, known)
         gin.bind_parameter((name, _MACRO, "value"), value)
+    for override in overrides:  # The last binding wins, and that is the command line's.
+        name, _, value = override.partition("=")
+        _check_known_macro(name, known)
+        _parse_override(name, value)
     _check_macros_defined()
     _check_nothing_missing()
     _check_types()

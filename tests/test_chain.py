@@ -169,6 +169,11 @@ def test_a_change_in_an_early_stage_is_noticed_through_the_later_ones():
         run(changed)
 
 
+def test_overrides_win_over_the_macros_of_the_stage():
+    run(overrides=["nash/STEPS=7"])
+    assert gin_example.CALLS[1] == ("nash", 7, 0, "out/sft")
+
+
 def test_overrides_reach_one_stage():
     run(overrides=["nash/SEED=7", "sft/gin_example.train_stage.seed=8"])
     assert gin_example.CALLS[:2] == [("sft", 3, 8, None), ("nash", 5, 7, "out/sft")]
