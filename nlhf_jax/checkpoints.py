@@ -18,13 +18,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from nlhf_jax.checkpoint_files import check_state_files
 from nlhf_jax.errors import UserError
+from nlhf_jax.stored_params import flattened, kvstore, nested, open_zarr, place, read_all
 
 DIRECTORY = "checkpoints"  # inside a stage's directory
 _STATE = "state"
@@ -204,19 +204,11 @@ class Checkpoints:
         self._manager.close()
 
 
-def load(
-    path: str,
-    *,
-    sharding: Any = None,
-    what: str = "params",
-    best: bool = False,
-) -> Checkpoint:
-    """Loads one checkpoint's parameters; the model's code is not needed.
+def open_checkpoint(path: str, *, what: str = "params", best: bool = False) -> Checkpoint:
+    """A checkpoint whose parameters are `stored_params.StoredArray`, not read yet.
 
     Args:
       path: a stage's directory, its `checkpoints/` directory, or one step's directory.
-      sharding: None for NumPy arrays; or one `jax.sharding.Sharding` for all arrays, or a nested
-        dict of them like the parameters, to load straight onto the devices.
       what: "params", or "average" for the moving average that Nash-EMA keeps beside them.
       best: of several steps, the best by the run's metric instead of the latest.
 
@@ -227,26 +219,44 @@ def load(
     description = _read_description(step_path)
     with _damage_is_one_error(step_path):
         check_state_files(step_path / _STATE)
-        tree = _saved_tree(step_path)[what]
-    if not jax.tree.leaves(tree):
+        names = flattened(_saved_tree(step_path)[what])
+    if not names:
         raise UserError(
             f"the checkpoint {step_path} has no {what!r}: it was trained without a moving average "
             "of the parameters, so load its 'params' instead"
         )
-    if sharding is None or isinstance(sharding, jax.sharding.Sharding):
-        sharding = jax.tree.map(lambda _: sharding, tree)
-    template = jax.tree.map(
-        lambda place, array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
-        sharding,
-        tree,
-        is_leaf=lambda node: node is None,  # which stands for "as NumPy"
-    )
     with _damage_is_one_error(step_path):
-        params = _restore(step_path, {what: template}, partial=True)[what]
+        store = {"driver": "ocdbt", "base": kvstore(str(step_path / _STATE)), "path": ""}
+        directories = {name: f"{what}.{name.replace('/', '.')}" for name in names}
+        params = nested(open_zarr(store, directories, str(step_path)))
         vocabulary_bytes = base64.b64decode(description["vocabulary"]["base64"])
         if hashlib.sha256(vocabulary_bytes).hexdigest() != description["vocabulary"]["sha256"]:
             raise ValueError("the vocabulary inside does not match its checksum")
     return Checkpoint(params, description, vocabulary_bytes, description["step"], str(step_path))
+
+
+def load(
+    path: str,
+    *,
+    sharding: Any = None,
+    what: str = "params",
+    best: bool = False,
+) -> Checkpoint:
+    """Loads one checkpoint's parameters; the model's code is not needed.
+
+    Args:
+      path: as in `open_checkpoint`, like `what`, `best` and the errors.
+      sharding: None for NumPy arrays; or one `jax.sharding.Sharding` for all arrays, or a nested
+        dict of them like the parameters, to load straight onto the devices.
+      what: "params" or "average".
+      best: the best step instead of the latest.
+    """
+    found = open_checkpoint(path, what=what, best=best)
+    if sharding is None:
+        return dataclasses.replace(found, params=read_all(found.params))
+    if isinstance(sharding, jax.sharding.Sharding):
+        sharding = jax.tree.map(lambda _: sharding, found.params)
+    return dataclasses.replace(found, params=place(found.params, sharding))
 
 
 def read_description(path: str, *, best: bool = False) -> dict[str, Any]:
@@ -254,19 +264,19 @@ def read_description(path: str, *, best: bool = False) -> dict[str, Any]:
     return _read_description(_step_directory(epath.Path(path), best))
 
 
-def check_vocabulary_fits(checkpoint: Checkpoint, vocabulary: Any) -> None:
-    """Raises UserError unless `vocabulary` is the one that `checkpoint` was trained with.
+def check_same_vocabulary(path: str, model_bytes: bytes, vocabulary: Any) -> None:
+    """Raises UserError unless `vocabulary` is the one that a checkpoint was trained with.
 
     Args:
-      checkpoint: from `load`.
+      path: the checkpoint's, for the error.
+      model_bytes: its SentencePiece model.
       vocabulary: has `model_bytes`, as `data.vocabularies.Vocabulary`.
     """
-    wanted = checkpoint.description["vocabulary"]["sha256"]
-    met = hashlib.sha256(vocabulary.model_bytes).hexdigest()
+    wanted, met = (hashlib.sha256(m).hexdigest() for m in (model_bytes, vocabulary.model_bytes))
     if met != wanted:
         raise UserError(
             f"the vocabulary (sha256 {met[:12]}) is not the one that the checkpoint "
-            f"{checkpoint.path} was trained with (sha256 {wanted[:12]}): token ids would mean "
+            f"{path} was trained with (sha256 {wanted[:12]}): token ids would mean "
             "other words; use the checkpoint's vocabulary or train again with this one"
         )
 
@@ -378,6 +388,8 @@ def _damage_is_one_error(path: epath.Path) -> Iterator[None]:
     """Missing or cut files, whoever finds them, become one UserError."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         raise _damaged(path, error) from error
 
@@ -387,12 +399,10 @@ def _saved_tree(path: epath.Path) -> dict[str, Any]:
     return ocp.PyTreeCheckpointHandler().metadata(path / _STATE).tree
 
 
-def _restore(path: epath.Path, template: Any, partial: bool = False) -> Any:
-    """The arrays that `template` (ShapeDtypeStructs) names; those without sharding as NumPy."""
+def _restore(path: epath.Path, template: Any) -> Any:
+    """The arrays that `template` (ShapeDtypeStructs with shardings) names."""
 
     def how(leaf):
-        if leaf.sharding is None:
-            return ocp.RestoreArgs(restore_type=np.ndarray)
         return ocp.ArrayRestoreArgs(
             restore_type=jax.Array,
             sharding=leaf.sharding,
@@ -403,9 +413,7 @@ def _restore(path: epath.Path, template: Any, partial: bool = False) -> Any:
     with ocp.PyTreeCheckpointer() as reader:
         return reader.restore(
             path / _STATE,
-            args=ocp.args.PyTreeRestore(
-                item=template, restore_args=jax.tree.map(how, template), partial_restore=partial
-            ),
+            args=ocp.args.PyTreeRestore(item=template, restore_args=jax.tree.map(how, template)),
         )
 
 

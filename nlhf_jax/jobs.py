@@ -28,6 +28,7 @@ from nlhf_jax.evaluation.tournament import Player, play, warnings
 from nlhf_jax.evaluation.votes import RaterAccuracy, rater_accuracy
 from nlhf_jax.metrics import Progress
 from nlhf_jax.models.language_model import EOS, LanguageModel, response_mask, token_log_probs
+from nlhf_jax.networks import Network, load_network
 from nlhf_jax.rollout import sample as sample_responses
 from nlhf_jax.sharding import Partitioner
 
@@ -183,13 +184,13 @@ def evaluate(
     examples = examples.take(num_prompts or len(examples))
     prompts, references = examples.texts("inputs"), examples.texts("references")
     progress.status("samples the players' responses")
-    base = builders.load_network(reference, partitioner, data)
+    base = load_network(reference, partitioner, data)
     entries, programs = {}, {}
     for index, (name, source) in enumerate(players.items()):
         # P(pi > pi') is over independent draws: one key for all would couple their responses.
         key = jax.random.fold_in(jax.random.key(seed), index)
         path, _, what = source.partition("#")
-        network = builders.load_network(path, partitioner, data, what=what or "params")
+        network = load_network(path, partitioner, data, what=what or "params")
         architecture = str(network.model.description())
         if architecture not in programs:  # players of one architecture share a program
             programs[architecture] = _sampling_program(
@@ -230,7 +231,7 @@ def _judge(
                 "preference model"
             )
         return data.judge
-    rater = builders.load_network(rater_checkpoint, partitioner, data)
+    rater = load_network(rater_checkpoint, partitioner, data)
     if rater.kind != "preference":
         raise UserError(
             f"RATER_CHECKPOINT {rater_checkpoint} is a {rater.kind} model, not a preference model"
@@ -239,7 +240,7 @@ def _judge(
 
 
 def _network_judge(
-    network: builders.Network, data: Dataset, partitioner: Partitioner, batch_size: int
+    network: Network, data: Dataset, partitioner: Partitioner, batch_size: int
 ) -> NetworkJudge:
     """The judge that a network of the kind "preference" or "reward" is."""
     if network.kind == "preference":
@@ -271,7 +272,7 @@ def _measure(
     """
     found = []
     for name, path in raters.items():
-        network = builders.load_network(path, partitioner, data)
+        network = load_network(path, partitioner, data)
         if network.kind not in ("preference", "reward"):
             raise UserError(
                 f"RATERS has '{name}': {path}, which is a {network.kind} model and not a "
@@ -336,7 +337,7 @@ def sample(
     Raises UserError if the checkpoint cannot be read or is a rater's.
     """
     partitioner = Partitioner(devices=jax.devices()[:1])
-    network = builders.load_network(checkpoint, partitioner)
+    network = load_network(checkpoint, partitioner)
     if network.kind not in ("supervised", "policy"):
         raise UserError(
             f"the checkpoint {checkpoint} is a {network.kind} model: it rates texts and writes none"

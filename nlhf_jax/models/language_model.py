@@ -5,6 +5,7 @@ else. Letters in shapes: B prompts, S prompt tokens, G response streams of one p
 y and y'), T response tokens, V vocabulary.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -32,8 +33,8 @@ class LanguageModel(Protocol):
     def per_layer(self, params: PyTree) -> PyTree:
         """The tree with one array for each layer and kind of parameter: what optimisers see."""
 
-    def from_per_layer(self, params: PyTree) -> PyTree:
-        """The inverse of `per_layer`."""
+    def from_per_layer(self, params: PyTree, join: Callable = jnp.stack) -> PyTree:
+        """The inverse of `per_layer`; `join` puts arrays together along a new first dimension."""
 
     def description(self) -> dict[str, Any]:
         """JSON-able settings from which `models.registry` builds the same model again."""

@@ -7,6 +7,7 @@ Per-layer layout: `encoder/layers_0/...`, as T5X checkpoints have it. Scanned la
 import dataclasses
 import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import flax
@@ -196,8 +197,8 @@ class T5:
     def per_layer(self, params: PyTree) -> PyTree:
         return unstack_layers(params)
 
-    def from_per_layer(self, params: PyTree) -> PyTree:
-        return stack_layers(params) if self.config.scan_layers else params
+    def from_per_layer(self, params: PyTree, join: Callable = jnp.stack) -> PyTree:
+        return stack_layers(params, join) if self.config.scan_layers else params
 
     def encode(self, params: PyTree, inputs: jax.Array) -> Context:
         return self._network.apply({"params": params}, inputs, method="encode")
@@ -229,14 +230,14 @@ def _boxed_params(network: T5Network, rng: jax.Array) -> PyTree:
     return network.init(rng, one, one)["params"]
 
 
-def stack_layers(params: PyTree) -> PyTree:
+def stack_layers(params: PyTree, join: Callable = jnp.stack) -> PyTree:
     """Per-layer parameters (`layers_0`, `layers_1`, ...) to the scanned layout (`layers`)."""
     params = dict(params)
     for stack in ("encoder", "decoder"):
         layers = {k: v for k, v in params[stack].items() if re.fullmatch(r"layers_\d+", k)}
         ordered = [layers[f"layers_{i}"] for i in range(len(layers))]
         rest = {k: v for k, v in params[stack].items() if k not in layers}
-        params[stack] = rest | {"layers": jax.tree.map(lambda *x: jnp.stack(x), *ordered)}
+        params[stack] = rest | {"layers": jax.tree.map(lambda *x: join(x), *ordered)}
     return params
 
 

@@ -1,0 +1,131 @@
+"""Networks from checkpoints of any format, on the mesh."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from nlhf_jax import checkpoints
+from nlhf_jax.data.datasets import Dataset
+from nlhf_jax.errors import UserError
+from nlhf_jax.interop.formats import open_checkpoint
+from nlhf_jax.interop.stored_checkpoint import StoredCheckpoint
+from nlhf_jax.models import registry
+from nlhf_jax.models.language_model import LanguageModel, PyTree
+from nlhf_jax.raters import PreferenceModel, RewardModel, Template
+from nlhf_jax.sharding import Partitioner
+from nlhf_jax.stored_params import Stacked, check_fits, place
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A frozen network from a checkpoint, on the mesh, with what the checkpoint says of itself."""
+
+    model: LanguageModel
+    params: PyTree
+    description: dict[str, Any]
+    vocabulary_bytes: bytes
+
+    @property
+    def kind(self) -> str:
+        return self.description["kind"]
+
+    @property
+    def feature_lengths(self) -> dict[str, int]:
+        return self.description["feature_lengths"]
+
+    def preference_model(self) -> PreferenceModel:
+        return PreferenceModel(
+            self.model, self._template(), tuple(self.description["rater_labels"])
+        )
+
+    def reward_model(self) -> RewardModel:
+        return RewardModel(self.model, self._template())
+
+    def _template(self) -> Template:
+        segments = self.description["rater_template"]
+        return tuple(s if isinstance(s, str) else tuple(s) for s in segments)
+
+
+def load_network(
+    path: str,
+    partitioner: Partitioner,
+    data: Dataset | None = None,
+    dtype: str = "float32",
+    what: str = "params",
+    kind: str = "policy",
+    changes: Mapping[str, Any] | None = None,
+) -> Network:
+    """Reads a checkpoint of any format straight onto the mesh.
+
+    Args:
+      path: as in `interop.formats.open_checkpoint`.
+      partitioner: the mesh.
+      data: its vocabulary must be the checkpoint's; says what a foreign checkpoint does not.
+      dtype: in which to store the parameters.
+      what: "params" or "average".
+      kind: what to take a foreign checkpoint for: "policy", "preference" or "reward".
+      changes: settings of the model that another run may have, `dtype` and `scan_layers`.
+
+    Raises:
+      UserError: the checkpoint cannot be read, or does not fit the data.
+    """
+    found = open_checkpoint(path, what)
+    model = registry.build(found.model | dict(changes or {}))
+    description = found.description or _describe(found, model, data, kind)
+    if data is not None:
+        check_vocabulary(found, data)
+    params = read_params(found, model, partitioner, dtype)
+    return Network(model, params, description, found.vocabulary_bytes)
+
+
+def _describe(
+    found: StoredCheckpoint, model: LanguageModel, data: Dataset | None, kind: str
+) -> dict[str, Any]:
+    """What a foreign checkpoint would say of itself, as `checkpoints.describe`."""
+    if data is None:
+        raise UserError(
+            f"the checkpoint {found.path} ({found.format}) does not say with which vocabulary and "
+            "lengths it was trained: `nlhf convert` makes one that does"
+        )
+    template = {"preference": data.rater, "reward": data.reward}.get(kind)
+    return checkpoints.describe(
+        kind=kind,
+        model=model.description(),
+        feature_lengths={},
+        vocabulary_bytes=data.vocabulary.model_bytes,
+        rater_template=template.segments if template else None,
+        rater_labels=data.vocabulary.rater_labels() if kind == "preference" else None,
+    )
+
+
+def check_vocabulary(found: StoredCheckpoint, data: Dataset) -> None:
+    """Raises UserError if the checkpoint was trained with another vocabulary than the data's."""
+    if found.vocabulary_bytes is not None:
+        checkpoints.check_same_vocabulary(found.path, found.vocabulary_bytes, data.vocabulary)
+    elif found.model["vocab_size"] < data.vocabulary.size:
+        raise UserError(
+            f"the checkpoint {found.path} has {found.model['vocab_size']} rows in "
+            f"token_embedder/embedding but the data's vocabulary has {data.vocabulary.size} "
+            "pieces: use the vocabulary that it was trained with"
+        )
+
+
+def read_params(
+    found: StoredCheckpoint, model: LanguageModel, partitioner: Partitioner, dtype: str
+) -> PyTree:
+    """The parameters in `model`'s layout, whichever they are stored in.
+
+    Raises UserError if they are not the model's.
+    """
+    wanted = jax.eval_shape(model.init, jax.random.key(0))
+    stored = found.params
+    if jax.tree.structure(stored) == jax.tree.structure(wanted):
+        check_fits(found.path, stored, wanted)
+    else:
+        stored = model.per_layer(stored)
+        check_fits(found.path, stored, jax.eval_shape(model.per_layer, wanted))
+        stored = model.from_per_layer(stored, join=Stacked)
+    sharding = partitioner.tree_sharding(model.logical_axes(), wanted)
+    return place(stored, sharding, dtype)

@@ -1,0 +1,332 @@
+"""Parameters on disk: arrays that are read a slice at a time, and their way onto the mesh.
+
+Every checkpoint format gives a nested dict of `StoredArray`; nothing is read before it is placed,
+and then each device's part alone, so that a host never holds more than its share.
+"""
+
+import abc
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+import tensorstore as ts
+
+from nlhf_jax.errors import UserError
+
+PyTree = Any
+Index = tuple[slice, ...]
+
+# Reads in flight: enough to hide a bucket's latency, few enough to bound the memory.
+_THREADS = 8
+# Arrays of all layers are often stored as one chunk, of which a reader of layers takes a part at a
+# time: decompressed chunks are kept for a while.
+_CHUNK_CACHE_BYTES = 1 << 28
+_FLOATS = (np.float32, ml_dtypes.bfloat16, np.float16, np.float64)
+
+
+class StoredArray(abc.ABC):
+    """An array that is not in memory.
+
+    Attributes:
+      name: what its file calls it, for errors.
+      shape: of the whole.
+      dtype: as stored.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @abc.abstractmethod
+    def read(self, index: Index) -> np.ndarray:
+        """A part of it, one slice a dimension. Raises UserError if its file is damaged."""
+
+    def read_all(self) -> np.ndarray:
+        return self.read((slice(None),) * len(self.shape))
+
+    def __getitem__(self, index: int) -> "StoredArray":
+        """The array at `index` of the first dimension, also unread."""
+        return Part(self, 0, index)
+
+
+@dataclasses.dataclass(frozen=True)
+class InMemory(StoredArray):
+    """An array that its format keeps among the metadata."""
+
+    name: str
+    array: np.ndarray
+
+    @property
+    def shape(self):
+        return self.array.shape
+
+    @property
+    def dtype(self):
+        return self.array.dtype
+
+    def read(self, index):
+        return self.array[index]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part(StoredArray):
+    """What is at `position` of dimension `axis`."""
+
+    whole: StoredArray
+    axis: int
+    position: int
+
+    @property
+    def name(self):
+        return f"{self.whole.name}[{self.position}]"
+
+    @property
+    def shape(self):
+        return self.whole.shape[: self.axis] + self.whole.shape[self.axis + 1 :]
+
+    @property
+    def dtype(self):
+        return self.whole.dtype
+
+    def read(self, index):
+        at = slice(self.position, self.position + 1)
+        return np.squeeze(
+            self.whole.read((*index[: self.axis], at, *index[self.axis :])), self.axis
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Stacked(StoredArray):
+    """Arrays of one shape, stacked along a new first dimension."""
+
+    parts: Sequence[StoredArray]
+
+    @property
+    def name(self):
+        return f"{self.parts[0].name} to {self.parts[-1].name}"
+
+    @property
+    def shape(self):
+        return (len(self.parts), *self.parts[0].shape)
+
+    @property
+    def dtype(self):
+        return self.parts[0].dtype
+
+    def read(self, index):
+        return np.stack([part.read(index[1:]) for part in self.parts[index[0]]])
+
+
+@dataclasses.dataclass(frozen=True)
+class Transposed(StoredArray):
+    """A matrix that is stored the other way round."""
+
+    matrix: StoredArray
+
+    @property
+    def name(self):
+        return self.matrix.name
+
+    @property
+    def shape(self):
+        return self.matrix.shape[::-1]
+
+    @property
+    def dtype(self):
+        return self.matrix.dtype
+
+    def read(self, index):
+        return self.matrix.read(index[::-1]).T
+
+
+@dataclasses.dataclass(frozen=True)
+class Zarr(StoredArray):
+    """An array of a Zarr store."""
+
+    name: str
+    store: ts.TensorStore
+    checkpoint: str
+
+    @property
+    def shape(self):
+        return tuple(self.store.shape)
+
+    @property
+    def dtype(self):
+        return self.store.dtype.numpy_dtype
+
+    def read(self, index):
+        try:
+            return self.store[index].read().result()
+        except Exception as error:  # whatever its file's compression or storage raises
+            raise damaged(self.checkpoint, self.name, _first_line(error)) from error
+
+
+def damaged(checkpoint: str, name: str, reason: str) -> UserError:
+    """The error for a parameter that cannot be read."""
+    return UserError(
+        f"the checkpoint {checkpoint} is damaged: the parameter {name} cannot be read ({reason}); "
+        "copy it again from where it came from"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= 200 else line[:200] + "..."
+
+
+# --- Zarr ----------------------------------------------------------------------------------------
+
+
+def kvstore(directory: str) -> dict[str, Any]:
+    """TensorStore's specification of a local directory or a bucket's."""
+    scheme, separator, path = str(directory).partition("://")
+    if not separator:
+        return {"driver": "file", "path": f"{directory}/"}
+    bucket, _, path = path.partition("/")
+    return {"driver": {"gs": "gcs"}.get(scheme, scheme), "bucket": bucket, "path": f"{path}/"}
+
+
+def open_zarr(
+    store: Mapping[str, Any], directories: Mapping[str, str], checkpoint: str
+) -> dict[str, Zarr]:
+    """Opens the arrays of a Zarr store (version 2 or 3); reads their metadata only.
+
+    Args:
+      store: specification of the key-value store in which they are.
+      directories: parameter -> its directory there.
+      checkpoint: its path, for errors.
+
+    Raises:
+      UserError: an array or a chunk of it is missing, or its metadata cannot be read.
+    """
+    context = ts.Context({"cache_pool": {"total_bytes_limit": _CHUNK_CACHE_BYTES}})
+    listed = ts.KvStore.open(dict(store), context=context).result().list().result()
+    keys = {key.decode() for key in listed}
+    opening = {}
+    for name, directory in directories.items():
+        driver = "zarr3" if f"{directory}/zarr.json" in keys else "zarr"
+        if driver == "zarr" and f"{directory}/.zarray" not in keys:
+            raise damaged(checkpoint, name, f"{directory}/.zarray is missing")
+        inside = {**store, "path": store.get("path", "") + directory + "/"}
+        opening[name] = ts.open({"driver": driver, "kvstore": inside}, context=context, open=True)
+    arrays = {}
+    for name, future in opening.items():
+        try:
+            arrays[name] = Zarr(name, future.result(), checkpoint)
+        except Exception as error:
+            raise damaged(checkpoint, name, _first_line(error)) from error
+        if arrays[name].store.spec().to_json()["driver"] == "zarr":
+            _check_chunks(arrays[name], directories[name], keys)
+    return arrays
+
+
+def _check_chunks(array: Zarr, directory: str, keys: set[str]) -> None:
+    """Zarr reads a chunk that is not there as zeros; a parameter never means that."""
+    metadata = array.store.spec().to_json()["metadata"]
+    separator = metadata.get("dimension_separator", ".")
+    grid = [-(-size // step) for size, step in zip(array.shape, metadata["chunks"], strict=True)]
+    for position in np.ndindex(*grid):
+        key = f"{directory}/{separator.join(map(str, position)) or '0'}"
+        if key not in keys:
+            raise damaged(array.checkpoint, array.name, f"its file {key} is missing")
+
+
+# --- trees ---------------------------------------------------------------------------------------
+
+
+def nested(flat: Mapping[str, Any]) -> PyTree:
+    """`{"a/b": x}` to `{"a": {"b": x}}`."""
+    tree: dict[str, Any] = {}
+    for name, leaf in flat.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
+
+
+def flattened(tree: PyTree) -> dict[str, Any]:
+    """The inverse of `nested`, for leaves of any type."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def check_fits(checkpoint: str, stored: PyTree, wanted: PyTree) -> None:
+    """Raises UserError, with the first parameter that differs, unless `stored` is of the model.
+
+    Args:
+      checkpoint: its path, for the error.
+      stored: nested dict of `StoredArray`.
+      wanted: nested dict of anything with `.shape`, as the model makes them.
+    """
+    stored, wanted = flattened(stored), flattened(wanted)
+    differing = []
+    for name in sorted(stored.keys() | wanted.keys()):
+        there, here = (tree[name].shape if name in tree else None for tree in (stored, wanted))
+        if there is None:
+            differing.append(f"the parameter {name} {tuple(here)} is missing there")
+        elif here is None:
+            differing.append(f"the parameter {name} {tuple(there)} is not of this model")
+        elif tuple(there) != tuple(here):
+            differing.append(
+                f"the parameter {name} has shape {tuple(there)} there and {tuple(here)} here"
+            )
+        elif stored[name].dtype not in _FLOATS:
+            differing.append(
+                f"the parameter {name} is of type {stored[name].dtype} but parameters are float32, "
+                "bfloat16 or float16"
+            )
+    if differing:
+        more = f" (and {len(differing) - 1} more differ)" if len(differing) > 1 else ""
+        raise UserError(f"the checkpoint {checkpoint} does not fit the model: {differing[0]}{more}")
+
+
+def place(
+    stored: PyTree, sharding: PyTree, dtype: str | None = None, threads: int = _THREADS
+) -> PyTree:
+    """Reads arrays straight to where they belong.
+
+    Args:
+      stored: nested dict of `StoredArray`.
+      sharding: nested dict of `jax.sharding.Sharding` like it. Of each array a process reads the
+        parts that its own devices hold, each once.
+      dtype: of the result, to which is cast while reading; None keeps what is stored.
+      threads: arrays that are read at a time.
+
+    Raises:
+      UserError: an array's file is damaged.
+    """
+
+    def read(array: StoredArray, where: jax.sharding.Sharding) -> jax.Array:
+        parts: dict[Any, np.ndarray] = {}
+
+        def part(index: Index) -> np.ndarray:
+            key = tuple((s.start, s.stop) for s in index)
+            if key not in parts:
+                parts[key] = np.asarray(array.read(index), dtype=dtype and np.dtype(dtype))
+            return parts[key]
+
+        return jax.make_array_from_callback(array.shape, where, part)
+
+    return _concurrently(read, (stored, sharding), threads)
+
+
+def read_all(stored: PyTree, threads: int = _THREADS) -> PyTree:
+    """All of the arrays, as NumPy arrays in their own dtypes."""
+    return _concurrently(StoredArray.read_all, (stored,), threads)
+
+
+def _concurrently(function: Callable, trees: Iterable[PyTree], threads: int) -> PyTree:
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        futures = jax.tree.map(lambda *leaves: pool.submit(function, *leaves), *trees)
+        try:
+            return jax.tree.map(lambda future: future.result(), futures)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # the first error is enough
+            raise
