@@ -5,26 +5,24 @@ A builder gets the `Setup` that all stages share from the job, and the rest from
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import optax
 
-from nlhf_jax import checkpoints
 from nlhf_jax.data.datasets import Dataset
 from nlhf_jax.errors import UserError
+from nlhf_jax.interop.formats import open_checkpoint
 from nlhf_jax.learners.learner import Learner
 from nlhf_jax.learners.policy import PolicyLearner, PreferenceScorer, RewardScorer
 from nlhf_jax.learners.preference import PreferenceLearner
 from nlhf_jax.learners.reward import RewardLearner
 from nlhf_jax.learners.supervised import SupervisedLearner
 from nlhf_jax.models import registry
-from nlhf_jax.models.language_model import LanguageModel, PyTree
+from nlhf_jax.models.language_model import PyTree
 from nlhf_jax.models.t5 import T5
 from nlhf_jax.models.t5_layers import T5Config
+from nlhf_jax.networks import check_vocabulary, load_network, read_params
 from nlhf_jax.opponents import Player
-from nlhf_jax.raters import PreferenceModel, RewardModel, Template
+from nlhf_jax.raters import PreferenceModel, RewardModel
 from nlhf_jax.sharding import Partitioner
 
 
@@ -82,10 +80,13 @@ def policy(
     rater_checkpoint: str,
     opponent: Player | None,
     tau: float,
-    kl: str,
+    kl: str | None,
+    loss: str = "policy_gradient",
     both_orders: bool = True,
     average_decay: float | None = None,
     frozen_dtype: str = "float32",
+    compute_dtype: str | None = None,
+    scan_layers: bool | None = None,
 ) -> Learner:
     """A policy that starts at the SFT checkpoint, which is also its reference.
 
@@ -93,17 +94,29 @@ def policy(
       setup: from the job.
       initial_checkpoint: the SFT policy.
       rater_checkpoint: a preference model; for RLHF (no opponent) a reward model.
-      opponent: from `nlhf_jax.opponents`, or None for RLHF.
+      opponent: from `nlhf_jax.opponents`, or None for RLHF. With IPO it writes both responses.
       tau: weight of the KL to the reference, in units of preference (or reward) per nat.
-      kl: "sampled" or "exact".
+      kl: "sampled" or "exact"; None for IPO.
+      loss: "policy_gradient", or "ipo" for online IPO and IPO-MD.
       both_orders: ask the preference model in both orders and average.
       average_decay: beta of Nash-EMA.
       frozen_dtype: in which the reference and the rater are stored, "float32" or "bfloat16".
+      compute_dtype: of activations; None for those of the checkpoints' runs.
+      scan_layers: whether layers are one stacked array; None for as in the checkpoints' runs.
     """
-    partitioner = setup.partitioner
-    reference = load_network(initial_checkpoint, partitioner, setup.data, frozen_dtype)
-    rater = load_network(rater_checkpoint, partitioner, setup.data, frozen_dtype)
     wanted = "reward" if opponent is None else "preference"
+    reference, rater = (
+        load_network(
+            path,
+            setup.partitioner,
+            setup.data,
+            frozen_dtype,
+            kind=kind,
+            compute_dtype=compute_dtype,
+            scan_layers=scan_layers,
+        )
+        for path, kind in ((initial_checkpoint, "policy"), (rater_checkpoint, wanted))
+    )
     if rater.kind != wanted:
         raise UserError(
             f"the rater {rater_checkpoint} is a {rater.kind} model but this opponent needs a "
@@ -121,74 +134,11 @@ def policy(
         scorer_params=rater.params,
         tau=tau,
         kl=kl,
+        loss=loss,
         max_response_length=setup.feature_lengths["targets"],
         average_decay=average_decay,
         **setup.learner(),
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """A frozen network from a checkpoint, on the mesh, with what the checkpoint says of itself."""
-
-    model: LanguageModel
-    params: PyTree
-    description: dict[str, Any]
-    vocabulary_bytes: bytes
-
-    @property
-    def kind(self) -> str:
-        return self.description["kind"]
-
-    @property
-    def feature_lengths(self) -> dict[str, int]:
-        return self.description["feature_lengths"]
-
-    def preference_model(self) -> PreferenceModel:
-        return PreferenceModel(
-            self.model, self._template(), tuple(self.description["rater_labels"])
-        )
-
-    def reward_model(self) -> RewardModel:
-        return RewardModel(self.model, self._template())
-
-    def _template(self) -> Template:
-        segments = self.description["rater_template"]
-        return tuple(s if isinstance(s, str) else tuple(s) for s in segments)
-
-
-def load_network(
-    path: str,
-    partitioner: Partitioner,
-    data: Dataset | None = None,
-    dtype: str = "float32",
-    what: str = "params",
-) -> Network:
-    """Reads a checkpoint straight onto the mesh.
-
-    Args:
-      path: as in `checkpoints.load`.
-      partitioner: the mesh.
-      data: if given, its vocabulary must be the checkpoint's.
-      dtype: in which to store the parameters.
-      what: "params" or "average".
-
-    Raises:
-      UserError: the checkpoint cannot be read, or does not fit the data.
-    """
-    description = checkpoints.read_description(path)
-    model = registry.build(description["model"])
-    shapes = jax.eval_shape(model.init, jax.random.key(0))
-    sharding = partitioner.tree_sharding(model.logical_axes(), shapes)
-    loaded = checkpoints.load(path, sharding=sharding, what=what)
-    if data is not None:
-        checkpoints.check_vocabulary_fits(loaded, data.vocabulary)
-    params = loaded.params
-    if dtype != "float32":
-        params = jax.jit(lambda tree: jax.tree.map(lambda x: x.astype(jnp.dtype(dtype)), tree))(
-            params
-        )
-    return Network(model, params, description, loaded.vocabulary_bytes)
 
 
 def _network(config: T5Config, data: Dataset) -> T5:
@@ -203,12 +153,15 @@ def _network(config: T5Config, data: Dataset) -> T5:
 def _initial_params(path: str | None, network: T5, setup: Setup) -> PyTree | None:
     if path is None:
         return None
-    found = load_network(path, setup.partitioner, setup.data)
-    if found.model.description() != network.description():
-        old, new = found.model.description(), network.description()
-        name = next(name for name in new if old.get(name) != new[name])
-        raise UserError(
-            f"INITIAL_CHECKPOINT {path} has {name}={old.get(name)} but the model of this run has "
-            f"{name}={new[name]}; use the same model"
-        )
-    return found.params
+    found = open_checkpoint(path)
+    check_vocabulary(found, setup.data)
+    params = read_params(found, network, setup.partitioner, "float32")
+    # What no shape tells.
+    old, new = registry.build(found.model).description(), network.description()
+    for name in new.keys() - {"dtype", "scan_layers"}:
+        if old.get(name) != new[name]:
+            raise UserError(
+                f"INITIAL_CHECKPOINT {path} has {name}={old.get(name)} but the model of this run "
+                f"has {name}={new[name]}; use the same model"
+            )
+    return params

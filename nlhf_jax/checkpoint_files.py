@@ -26,6 +26,8 @@ def check_state_files(state: epath.Path) -> None:
                 raise ValueError(f"{path.relative_to(state)} is no whole JSON") from error
     if not (state / _JSON[0]).exists():
         raise ValueError(f"{_JSON[0]} is missing")
+    if not json.loads((state / _JSON[0]).read_text()).get("use_ocdbt", True):
+        return  # Each array is a directory, whose chunks are looked for when it is opened.
     base = str(state) + "/"
     store = ts.KvStore.open(base if "://" in base else {"driver": "file", "path": base}).result()
     sizes: dict[str, int] = {}

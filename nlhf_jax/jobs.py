@@ -151,6 +151,7 @@ def evaluate(
     rater_checkpoint: str | None = None,
     raters: Mapping[str, str] | None = None,
     temperature: float = 1.0,
+    compute_dtype: str | None = None,
 ) -> None:
     """A tournament of policies on the same prompts; writes `workdir/tournament.json`.
 
@@ -169,28 +170,39 @@ def evaluate(
       raters: name -> checkpoint of a preference or reward model whose accuracy on votes to measure,
         beside that of the data's own population if it is known; None measures nothing.
       temperature: of the samples.
+      compute_dtype: of activations; None for those of the checkpoints' runs.
 
     Raises:
       UserError: a checkpoint or data that cannot be used, or no judge.
     """
-    judge = _judge(rater_checkpoint, data, partitioner, batch_size)
+    load = functools.partial(
+        load_network,
+        partitioner=partitioner,
+        data=data,
+        compute_dtype=compute_dtype,
+        feature_lengths=feature_lengths,
+    )
+    ask = functools.partial(
+        _network_judge, data=data, partitioner=partitioner, batch_size=batch_size
+    )
+    judge = _judge(rater_checkpoint, data, load, ask)
     progress = Progress(Path(workdir).name, len(players))
     progress.status("measures the raters on votes")
     # Before the responses are sampled: a rater that is none is found out at once.
-    measured = _measure(raters or {}, data, split, partitioner, batch_size, seed)
+    measured = _measure(raters or {}, data, split, load, ask, seed)
     for rater in measured:
         progress.message(f"{rater.name} agrees with {rater.accuracy.value:.1%} of the votes")
     examples = data.examples("prompts", split, feature_lengths)
     examples = examples.take(num_prompts or len(examples))
     prompts, references = examples.texts("inputs"), examples.texts("references")
     progress.status("samples the players' responses")
-    base = load_network(reference, partitioner, data)
+    base = load(reference)
     entries, programs = {}, {}
     for index, (name, source) in enumerate(players.items()):
         # P(pi > pi') is over independent draws: one key for all would couple their responses.
         key = jax.random.fold_in(jax.random.key(seed), index)
         path, _, what = source.partition("#")
-        network = load_network(path, partitioner, data, what=what or "params")
+        network = load(path, what=what or "params")
         architecture = str(network.model.description())
         if architecture not in programs:  # players of one architecture share a program
             programs[architecture] = _sampling_program(
@@ -222,7 +234,10 @@ def evaluate(
 
 
 def _judge(
-    rater_checkpoint: str | None, data: Dataset, partitioner: Partitioner, batch_size: int
+    rater_checkpoint: str | None,
+    data: Dataset,
+    load: Callable[..., Network],
+    ask: Callable[[Network], Judge],
 ) -> Judge:
     if rater_checkpoint is None:
         if data.judge is None:
@@ -231,12 +246,12 @@ def _judge(
                 "preference model"
             )
         return data.judge
-    rater = load_network(rater_checkpoint, partitioner, data)
+    rater = load(rater_checkpoint, kind="preference")
     if rater.kind != "preference":
         raise UserError(
             f"RATER_CHECKPOINT {rater_checkpoint} is a {rater.kind} model, not a preference model"
         )
-    return _network_judge(rater, data, partitioner, batch_size)
+    return ask(rater)
 
 
 def _network_judge(
@@ -255,6 +270,12 @@ def _network_judge(
         return program(network.params, *partitioner.place_batch(batch).values())
 
     lengths = network.feature_lengths
+    for name in ("text", "summary"):
+        if name not in lengths:
+            raise UserError(
+                f"TASK_FEATURE_LENGTHS has no {name!r}, and the rater's checkpoint, which is not "
+                "nlhf's own, does not say how long its texts were"
+            )
     return judge(ask, data.vocabulary.encode, lengths["text"], lengths["summary"], batch_size)
 
 
@@ -262,8 +283,8 @@ def _measure(
     raters: Mapping[str, str],
     data: Dataset,
     split: str,
-    partitioner: Partitioner,
-    batch_size: int,
+    load: Callable[..., Network],
+    ask: Callable[[Network], Judge],
     seed: int,
 ) -> tuple[RaterAccuracy, ...]:
     """Accuracies on all comparisons of `split`: the population's if it is known, then the raters'.
@@ -272,7 +293,7 @@ def _measure(
     """
     found = []
     for name, path in raters.items():
-        network = load_network(path, partitioner, data)
+        network = load(path, kind="preference")
         if network.kind not in ("preference", "reward"):
             raise UserError(
                 f"RATERS has '{name}': {path}, which is a {network.kind} model and not a "
@@ -283,7 +304,7 @@ def _measure(
         weights = examples.arrays["weight"]
         if data.judge is not None and not found:  # the texts are the same for every rater
             found.append(rater_accuracy(data.judge.name, data.judge, *texts, weights, seed))
-        judge = _network_judge(network, data, partitioner, batch_size)
+        judge = ask(network)
         found.append(rater_accuracy(name, judge, *texts, weights, seed))
     return tuple(found)
 

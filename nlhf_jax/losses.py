@@ -83,6 +83,46 @@ def policy_gradient_exact_kl(
     return -jnp.sum(weights[:, None] * (mask * returns * log_probs - tau * kl))
 
 
+def ipo(
+    log_probs: jax.Array,
+    reference_log_probs: jax.Array,
+    preference: jax.Array,
+    mask: jax.Array,
+    weights: jax.Array,
+    tau: float,
+) -> jax.Array:
+    """IPO on pairs of sampled responses y and y' (Calandriello et al. 2024).
+
+    With the log ratio `h = log(pi(y) / mu(y)) - log(pi(y') / mu(y'))`, a pair costs
+
+        tau h^2 - (2 p - 1) h,
+
+    which is the paper's `-log(pi(y) / pi(y')) + tau h^2`, weighted by p, and by 1 - p with y and y'
+    swapped, up to a constant; and tau times the squared loss
+    `p (h - 1 / (2 tau))^2 + (1 - p) (h + 1 / (2 tau))^2` up to another. It is least where
+    `h = (p - 1/2) / tau`. The vote is averaged out: one drawn with probability p would only add
+    noise. If y and y' are both the policy's and p is antisymmetric, the gradient is in expectation
+    4 times that of self-play.
+
+    Args:
+      log_probs: `[B, 2, T]`, of the tokens of y and y' under the policy; the gradient flows here
+        only.
+      reference_log_probs: `[B, 2, T]`, of the same tokens under the reference.
+      preference: `[B]`, p = P(y > y') in [0, 1].
+      mask: `[B, 2, T]`.
+      weights: `[B]`.
+      tau: regularisation, > 0 for a loss that has a minimum.
+
+    Returns:
+      A scalar, 0 for a policy that is the reference.
+    """
+    # The theory has no gradient through p, nor through whoever wrote y and y'.
+    preference, reference_log_probs = jax.lax.stop_gradient((preference, reference_log_probs))
+    log_ratio = jnp.sum((log_probs - reference_log_probs) * mask, axis=-1)
+    h = log_ratio[:, 0] - log_ratio[:, 1]
+    return jnp.sum(weights * (tau * jnp.square(h) - (2.0 * preference - 1.0) * h))
+
+
 def cross_entropy(log_probs: jax.Array, token_weights: jax.Array) -> jax.Array:
     """Weighted sum of -log p(target): `[B, T]` twice to a scalar."""
     return -jnp.sum(log_probs * token_weights)

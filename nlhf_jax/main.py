@@ -30,6 +30,7 @@ jobs:
   sample    responses of one checkpoint to prompts
   report    the report of a work directory again
   data      checks JSON lines, trains a vocabulary
+  convert   checkpoints of T5X and Hugging Face to ours and back
 
 example:
   nlhf run --gin_file=quickstart.gin --workdir=out
@@ -49,6 +50,7 @@ _EXAMPLES = {
     "sample": "nlhf sample --checkpoint=out/nash_md --prompts=prompts.txt --num_samples=2",
     "report": "nlhf report --workdir=out",
     "data": "nlhf data check sft:my_summaries.jsonl preferences:my_votes.jsonl",
+    "convert": "nlhf convert --checkpoint=out/nash_md --to=huggingface --output=nash_md_hf",
 }
 
 
@@ -181,6 +183,46 @@ def _data_parser() -> _Parser:
     return parser
 
 
+def _convert_parser() -> _Parser:
+    what = (
+        "Writes a checkpoint in another format. Trainings and tournaments read any format by\n"
+        "themselves; converting is for other programs, and for what a checkpoint does not "
+        "say."
+    )
+    parser = _Parser("convert", what, _convert)
+    add = parser.add_argument
+    add("--checkpoint", required=True, metavar="DIR", help="nlhf's, T5X's or Hugging Face's")
+    add("--output", required=True, metavar="DIR", help="where to write")
+    add("--to", required=True, metavar="FORMAT", help="nlhf, t5x, t5x_orbax or huggingface")
+    add("--dtype", default="float32", metavar="TYPE", help="float32 or bfloat16 (float32)")
+    add("--vocabulary", metavar="FILE", help="SentencePiece model, where the checkpoint has none")
+    add(
+        "--kind",
+        default="policy",
+        metavar="KIND",
+        help="to nlhf: policy, preference or reward (policy)",
+    )
+    add(
+        "--feature_lengths",
+        type=_lengths,
+        metavar="NAME=N,...",
+        help="to nlhf: tokens with EOS, for example inputs=512,targets=64",
+    )
+    return parser
+
+
+def _lengths(text: str) -> dict[str, int]:
+    lengths = {}
+    for pair in text.split(","):
+        name, _, number = pair.partition("=")
+        if not (name and number.isdigit() and int(number) >= 2):
+            raise argparse.ArgumentTypeError(
+                f"{pair!r} must be NAME=N with N at least 2, for example inputs=512"
+            )
+        lengths[name] = int(number)
+    return lengths
+
+
 # --- jobs ----------------------------------------------------------------------------------------
 
 
@@ -248,6 +290,27 @@ def _report(options: argparse.Namespace) -> None:
     print(write_report(options.workdir))
 
 
+def _convert(options: argparse.Namespace) -> None:
+    import logging
+
+    from nlhf_jax.interop.convert import convert
+
+    # Orbax warns that there is nothing to merge where a checkpoint is written without OCDBT.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    _configure_jax()
+    print(
+        convert(
+            options.checkpoint,
+            options.output,
+            options.to,
+            dtype=options.dtype,
+            vocabulary=options.vocabulary,
+            kind=options.kind,
+            feature_lengths=options.feature_lengths,
+        )
+    )
+
+
 def _data(options: argparse.Namespace) -> None:
     from nlhf_jax.data import jobs
     from nlhf_jax.data.vocabularies import Vocabulary
@@ -281,6 +344,7 @@ _PARSERS: dict[str, Callable[[], _Parser]] = {
     "sample": _sample_parser,
     "report": _report_parser,
     "data": _data_parser,
+    "convert": _convert_parser,
 }
 
 

@@ -55,7 +55,9 @@ def load_network(
     dtype: str = "float32",
     what: str = "params",
     kind: str = "policy",
-    changes: Mapping[str, Any] | None = None,
+    compute_dtype: str | None = None,
+    scan_layers: bool | None = None,
+    feature_lengths: Mapping[str, int] | None = None,
 ) -> Network:
     """Reads a checkpoint of any format straight onto the mesh.
 
@@ -66,14 +68,19 @@ def load_network(
       dtype: in which to store the parameters.
       what: "params" or "average".
       kind: what to take a foreign checkpoint for: "policy", "preference" or "reward".
-      changes: settings of the model that another run may have, `dtype` and `scan_layers`.
+      compute_dtype: of activations; None for that of the checkpoint's run, float32 if foreign.
+      scan_layers: layout of the parameters; None for that of the checkpoint's run, an array for
+        each layer if foreign.
+      feature_lengths: of a foreign checkpoint's texts, see `checkpoints.describe`.
 
     Raises:
       UserError: the checkpoint cannot be read, or does not fit the data.
     """
     found = open_checkpoint(path, what)
-    model = registry.build(found.model | dict(changes or {}))
-    description = found.description or _describe(found, model, data, kind)
+    changes = {"dtype": compute_dtype, "scan_layers": scan_layers}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    model = registry.build(found.model | changes)
+    description = found.description or _describe(found, model, data, kind, feature_lengths or {})
     if data is not None:
         check_vocabulary(found, data)
     params = read_params(found, model, partitioner, dtype)
@@ -81,7 +88,11 @@ def load_network(
 
 
 def _describe(
-    found: StoredCheckpoint, model: LanguageModel, data: Dataset | None, kind: str
+    found: StoredCheckpoint,
+    model: LanguageModel,
+    data: Dataset | None,
+    kind: str,
+    feature_lengths: Mapping[str, int],
 ) -> dict[str, Any]:
     """What a foreign checkpoint would say of itself, as `checkpoints.describe`."""
     if data is None:
@@ -93,7 +104,7 @@ def _describe(
     return checkpoints.describe(
         kind=kind,
         model=model.description(),
-        feature_lengths={},
+        feature_lengths=feature_lengths,
         vocabulary_bytes=data.vocabulary.model_bytes,
         rater_template=template.segments if template else None,
         rater_labels=data.vocabulary.rater_labels() if kind == "preference" else None,

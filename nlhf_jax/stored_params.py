@@ -14,6 +14,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import tensorstore as ts
+from etils import epath
 
 from nlhf_jax.errors import UserError
 
@@ -191,6 +192,14 @@ def kvstore(directory: str) -> dict[str, Any]:
     return {"driver": {"gs": "gcs"}.get(scheme, scheme), "bucket": bucket, "path": f"{path}/"}
 
 
+def orbax_store(state: epath.Path) -> dict[str, Any]:
+    """TensorStore's specification of the arrays in an Orbax PyTree's directory."""
+    directory = kvstore(str(state))
+    if (state / "manifest.ocdbt").exists():
+        return {"driver": "ocdbt", "base": directory, "path": ""}
+    return directory
+
+
 def open_zarr(
     store: Mapping[str, Any], directories: Mapping[str, str], checkpoint: str
 ) -> dict[str, Zarr]:
@@ -317,9 +326,19 @@ def place(
     return _concurrently(read, (stored, sharding), threads)
 
 
-def read_all(stored: PyTree, threads: int = _THREADS) -> PyTree:
-    """All of the arrays, as NumPy arrays in their own dtypes."""
-    return _concurrently(StoredArray.read_all, (stored,), threads)
+def read_all(stored: PyTree, dtype: str | None = None, threads: int = _THREADS) -> PyTree:
+    """All of the arrays, as NumPy arrays of `dtype`; None keeps what is stored."""
+
+    def read(array: StoredArray) -> np.ndarray:
+        return np.asarray(array.read_all(), dtype=dtype and np.dtype(dtype))
+
+    return _concurrently(read, (stored,), threads)
+
+
+def read_to_host(stored: PyTree, dtype: str) -> PyTree:
+    """All of the arrays, as JAX arrays on the host: of those, Orbax bounds what it copies."""
+    host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    return place(stored, jax.tree.map(lambda _: host, stored), dtype)
 
 
 def _concurrently(function: Callable, trees: Iterable[PyTree], threads: int) -> PyTree:

@@ -280,9 +280,7 @@ class _Vocabulary:
 def test_a_vocabulary_must_be_the_checkpoints_own(tmp_path):
     save(tmp_path, 7)
     loaded = checkpoints.load(tmp_path)
-    checkpoints.check_same_vocabulary(
-        loaded.path, loaded.vocabulary_bytes, _Vocabulary(VOCABULARY)
-    )
+    checkpoints.check_same_vocabulary(loaded.path, loaded.vocabulary_bytes, _Vocabulary(VOCABULARY))
     with pytest.raises(
         UserError, match=r"is not the one that the checkpoint .*/7 was trained with"
     ):

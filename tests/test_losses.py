@@ -105,6 +105,105 @@ def test_losses_are_sums_over_rows(loss):
     np.testing.assert_allclose(sum(parts), loss(*arguments, TAU), rtol=1e-5)
 
 
+def _ipo_arguments():
+    log_probs = -np.abs(_random(0, ROWS, 2, TOKENS))
+    reference = -np.abs(_random(1, ROWS, 2, TOKENS))
+    lengths = np.asarray([[4, 2], [1, 3], [2, 2]])
+    mask = (np.arange(TOKENS) < lengths[..., None]).astype(np.float32)
+    preference = np.asarray([0.9, 0.5, 0.0], np.float32)
+    return log_probs, reference, preference, mask, np.asarray([0.5, 0.3, 0.2], np.float32)
+
+
+def _labelled(log_probs, reference, mask):
+    """The losses `[B]` of a vote for the first response of each pair."""
+    log_pi = (log_probs * mask).sum(axis=-1)
+    log_mu = (reference * mask).sum(axis=-1)
+    h = (log_pi - log_mu)[:, 0] - (log_pi - log_mu)[:, 1]
+    return -(log_pi[:, 0] - log_pi[:, 1]) + TAU * h**2, h
+
+
+def test_ipo_is_the_loss_of_both_votes_up_to_what_the_policy_cannot_change():
+    """Calandriello et al. 2024: p and 1 - p times the losses of the pair and of the pair turned."""
+    log_probs, reference, preference, mask, weights = _ipo_arguments()
+
+    def published(log_probs):
+        of_pair, _ = _labelled(log_probs, reference, mask)
+        of_turned, _ = _labelled(log_probs[:, ::-1], reference[:, ::-1], mask[:, ::-1])
+        return (weights * (preference * of_pair + (1 - preference) * of_turned)).sum()
+
+    found = jax.grad(losses.ipo)(*_ipo_arguments(), TAU)
+    np.testing.assert_allclose(found, jax.grad(published)(log_probs), atol=1e-6)
+    # At the reference the published loss is minus the gain in log-probability, and this one is 0.
+    np.testing.assert_array_equal(
+        losses.ipo(reference, reference, preference, mask, weights, TAU), 0.0
+    )
+
+
+def test_ipo_is_tau_times_the_squared_loss_of_votes_up_to_a_constant():
+    log_probs, reference, preference, mask, weights = _ipo_arguments()
+    _, h = _labelled(log_probs, reference, mask)
+    goal = 1 / (2 * TAU)
+    squared = preference * (h - goal) ** 2 + (1 - preference) * (h + goal) ** 2
+    expected = (weights * (TAU * squared - 1 / (4 * TAU))).sum()
+    np.testing.assert_allclose(losses.ipo(*_ipo_arguments(), TAU), expected, rtol=1e-5)
+
+
+def test_ipo_gives_every_token_of_a_response_the_same_gradient_and_its_rival_the_opposite():
+    log_probs, reference, preference, mask, weights = _ipo_arguments()
+    _, h = _labelled(log_probs, reference, mask)
+    slope = weights * (2 * TAU * h - (2 * preference - 1))
+    expected = np.stack([slope, -slope], axis=1)[..., None] * mask
+    np.testing.assert_allclose(jax.grad(losses.ipo)(*_ipo_arguments(), TAU), expected, atol=1e-6)
+
+
+def test_ipo_is_least_at_the_best_response_to_any_sampler():
+    """pi(y) ∝ mu(y) exp(P(y > sampler) / tau), whoever the sampler is."""
+    y, other = (index.ravel() for index in np.indices((VOCABULARY, VOCABULARY)))
+    preference = special.expit(_random(0, VOCABULARY, VOCABULARY))
+    preference = (preference + 1 - preference.T) / 2
+    log_mu = special.log_softmax(_random(1, VOCABULARY))
+    sampler = special.softmax(_random(2, VOCABULARY))
+    pairs = np.stack([y, other], axis=1)[..., None]  # of responses of one token
+
+    def slope(logits):
+        def loss(logits):
+            log_pi = jax.nn.log_softmax(logits)
+            return losses.ipo(
+                log_pi[pairs],
+                log_mu[pairs],
+                preference[y, other],
+                np.ones(pairs.shape),
+                sampler[y] * sampler[other],
+                TAU,
+            )
+
+        return np.abs(jax.grad(loss)(jnp.asarray(logits))).max()
+
+    best = log_mu + preference @ sampler / TAU
+    assert slope(best) < 1e-6 < 1e-2 < slope(log_mu)
+
+
+@pytest.mark.parametrize("frozen", [1, 2], ids=["reference", "preference"])
+def test_no_gradient_of_ipo_flows_into_what_is_frozen(frozen):
+    assert not np.any(jax.grad(losses.ipo, argnums=frozen)(*_ipo_arguments(), TAU))
+
+
+def test_ipo_sees_nothing_after_the_end_of_a_response():
+    log_probs, reference, preference, mask, weights = _ipo_arguments()
+    noise = 100 * _random(4, ROWS, 2, TOKENS) * (1 - mask)
+    value_and_gradient = jax.value_and_grad(losses.ipo)
+    clean = value_and_gradient(log_probs, reference, preference, mask, weights, TAU)
+    noisy = value_and_gradient(log_probs + noise, reference, preference, mask, weights, TAU)
+    jax.tree.map(np.testing.assert_array_equal, clean, noisy)
+
+
+def test_ipo_is_a_sum_over_rows():
+    """So that micro-batches add up."""
+    arguments = _ipo_arguments()
+    parts = [losses.ipo(*(x[row : row + 1] for x in arguments), TAU) for row in range(ROWS)]
+    np.testing.assert_allclose(sum(parts), losses.ipo(*arguments, TAU), rtol=1e-5)
+
+
 def test_cross_entropy_weighs_every_token():
     log_probs, weights = -np.abs(_random(0, ROWS, TOKENS)), np.abs(_random(1, ROWS, TOKENS))
     expected = -np.sum(log_probs * weights)

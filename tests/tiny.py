@@ -34,7 +34,14 @@ OPPONENTS = {
     "nash_ema": opponents.moving_average(),
     "rlhf": None,
 }
-LEARNERS = ("supervised", "preference", "reward", *OPPONENTS)
+# Who writes both responses of an IPO learner.
+SAMPLERS = {
+    "online_ipo": opponents.self_play(),
+    "ipo_md": opponents.geometric_mixture(0.3),
+    "ipo_ema": opponents.moving_average(),
+}
+# Of the samplers one: the others are its program with other players.
+LEARNERS = ("supervised", "preference", "reward", *OPPONENTS, "ipo_md")
 
 
 @functools.cache
@@ -93,7 +100,7 @@ def optimizer() -> optax.GradientTransformation:
 
 def policy_learner(
     network: T5,
-    opponent: str,
+    kind: str,
     *,
     kl: str = "sampled",
     tau: float = 0.3,
@@ -102,7 +109,10 @@ def policy_learner(
     rater_network: T5 | None = None,
     **learner,
 ) -> PolicyLearner:
-    """A policy learner whose policy (seed 1), reference (seed 2) and rater (seed 3) all differ."""
+    """A policy learner whose policy (seed 1), reference (seed 2) and rater (seed 3) all differ.
+
+    `kind` is of `OPPONENTS`, or of `SAMPLERS`, whose learners have no `kl`.
+    """
     settings = {
         "partitioner": one_device(),
         "optimizer": optimizer(),
@@ -111,21 +121,23 @@ def policy_learner(
     } | learner
     partitioner = settings["partitioner"]
     rater_network = rater_network or model(RATER_VOCABULARY)
-    if opponent == "rlhf":
+    opponent = (OPPONENTS | SAMPLERS)[kind]
+    if kind == "rlhf":
         scorer = RewardScorer(RewardModel(rater_network, REWARD_TEMPLATE))
     else:
         rater = PreferenceModel(rater_network, PREFERENCE_TEMPLATE, LABELS)
         scorer = PreferenceScorer(rater, both_orders=False)
     return PolicyLearner(
         model=network,
-        opponent=OPPONENTS[opponent],
+        opponent=opponent,
         scorer=scorer,
         reference_params=placed(partitioner, network, params(network, 2, scale)),
         scorer_params=placed(partitioner, rater_network, params(rater_network, 3, scale=20.0)),
         tau=tau,
-        kl=kl,
+        kl=None if kind in SAMPLERS else kl,
+        loss="ipo" if kind in SAMPLERS else "policy_gradient",
         max_response_length=length,
-        average_decay=0.9 if opponent == "nash_ema" else None,
+        average_decay=0.9 if opponent == opponents.moving_average() else None,
         **settings,
     )
 
@@ -133,7 +145,7 @@ def policy_learner(
 def learner(kind: str, network: T5 | None = None, **settings) -> Learner:
     """A learner of one of `LEARNERS` for `batch`; `settings` are those of `Learner`."""
     network = network or model(RATER_VOCABULARY)
-    if kind in OPPONENTS:
+    if kind in OPPONENTS or kind in SAMPLERS:
         return policy_learner(network, kind, rater_network=network, **settings)
     settings = {
         "partitioner": one_device(),
@@ -153,7 +165,7 @@ def batch(kind: str, index: int, size: int = 8) -> dict[str, np.ndarray]:
     """A random batch for `learner(kind)`; chosen and rejected are never the same."""
     rng = np.random.default_rng(index)
     text, first, second = (texts(rng, size, length) for length in (5, 4, 4))
-    if kind in OPPONENTS:
+    if kind in OPPONENTS or kind in SAMPLERS:
         return {"inputs": text}
     if kind == "supervised":
         return {"inputs": text, "targets": first}

@@ -124,8 +124,11 @@ def load_examples(task: str, split: str, feature_lengths: Mapping[str, int]) -> 
         if "weight" in rows:
             weights.append(rows["weight"].numpy())
         if "references" in rows:
+            found = rows["references"]
+            if not isinstance(found, tf.RaggedTensor):  # as many to every prompt
+                found = tf.RaggedTensor.from_tensor(found)
             texts.setdefault("references", []).extend(
-                [string.decode() for string in strings] for strings in rows["references"].to_list()
+                [string.decode() for string in strings] for strings in found.to_list()
             )
     arrays = {name: np.concatenate(parts) for name, parts in tokens.items()}
     if weights:

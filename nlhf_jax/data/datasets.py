@@ -6,7 +6,7 @@ for raters.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from nlhf_jax.data import population
 from nlhf_jax.data.batches import Examples, load_examples
@@ -83,6 +83,58 @@ def tldr_mini(data_dir: str, short_template: bool = True) -> Dataset:
     tasks.register_tasks(
         dataset.name, sources.tldr_mini_sources(data_dir), vocabulary, dataset.rater
     )
+    return dataset
+
+
+@functools.cache
+def _tldr(vocabulary: str, short_template: bool, read_so: tuple) -> Dataset:
+    words = Vocabulary.load(vocabulary)
+    return Dataset("tldr", words, *_templates(words, short_template))
+
+
+def tldr(
+    data_dir: str,
+    vocabulary: str,
+    files_dir: str | None = None,
+    download: bool = False,
+    batches: Sequence[str] | None = None,
+    train_confidence: Sequence[int] | None = None,
+    validation_confidence: Sequence[int] | None = None,
+    test_confidence: Sequence[int] | None = None,
+    short_template: bool = False,
+) -> Dataset:
+    """Reddit posts and votes on their summaries, built under `data_dir` when first read.
+
+    What is built stays: for other files of the same names choose another `data_dir`.
+
+    Args:
+      data_dir: a directory for the TFDS files.
+      vocabulary: path of a SentencePiece model.
+      files_dir: where the published files are (see `data/tldr_downloads.py` for their places); by
+        default `downloads/tldr` below `data_dir`.
+      download: fetch those that are not there.
+      batches: those of the votes to use, such as ["batch3", "batch22"]; by default all.
+      train_confidence: levels (1 to 9) of the votes to train on; votes without one are then left
+        out. By default all votes.
+      validation_confidence: the same of the votes that choose a model (valid1).
+      test_confidence: the same of the votes for final numbers (valid2).
+      short_template: as in `tldr_mini`.
+
+    Raises UserError for a setting or a vocabulary that cannot be used.
+    """
+    from nlhf_jax.data import sources, tasks
+
+    levels = {
+        "train": train_confidence,
+        "validation": validation_confidence,
+        "test": test_confidence,
+    }
+    found = sources.tldr_sources(data_dir, files_dir, download, batches, levels)
+    # The stages of a chain share what one of them has read; lists cannot be keys.
+    read_so = (data_dir, repr(batches), repr(levels))
+    dataset = _tldr(vocabulary, short_template, read_so)
+    # Also when the dataset is an old one: another's tasks may have taken their names since.
+    tasks.register_tasks(dataset.name, found, dataset.vocabulary, dataset.rater)
     return dataset
 
 

@@ -1,4 +1,4 @@
-"""Where the rows of the tasks come from: `tldr_mini`, or a user's JSON lines.
+"""Where the rows of the tasks come from: `tldr_mini`, `tldr`, or a user's JSON lines.
 
 Every source gives the same rows, whatever they were made from:
 
@@ -12,10 +12,11 @@ seqio's own TFDS source may ask Google's servers for prepared data; these never 
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from nlhf_jax.data import json_lines, tldr_mini
+from nlhf_jax.data import json_lines, tfds_local, tldr, tldr_mini
 from nlhf_jax.data.tf_imports import seqio, tf
+from nlhf_jax.data.tldr_files import prompt_parts
 from nlhf_jax.data.tldr_mini_text import SPLIT_COMPARISONS, SPLIT_POSTS
 from nlhf_jax.errors import UserError
 
@@ -45,7 +46,10 @@ def _ordered(dataset: tf.data.Dataset, rows: int, shuffled: bool, seed: int | No
 
 
 def tldr_mini_sources(data_dir) -> Sources:
-    """`tldr_mini`, written under `data_dir` when first read. The prompts are those of `sft`."""
+    """`tldr_mini`, written under `data_dir` when first read. The prompts are those of `sft`.
+
+    `data_dir` may be None, see `tfds_local.data_directory`.
+    """
 
     def sft(split, shuffle_files, seed=None):
         rows = tldr_mini.load("sft", split, data_dir)
@@ -66,6 +70,78 @@ def tldr_mini_sources(data_dir) -> Sources:
 
     posts = seqio.FunctionDataSource(sft, SPLIT_POSTS, SPLIT_POSTS)
     votes = seqio.FunctionDataSource(preferences, SPLIT_COMPARISONS, SPLIT_COMPARISONS)
+    return Sources(sft=posts, preferences=votes, prompts=posts)
+
+
+def _tldr_prompt(row):
+    return tf.strings.join(prompt_parts(row["subreddit"], row["title"], row["post"]))
+
+
+class _TldrSource(seqio.FunctionDataSource):
+    """A config of `tldr`; nothing is read or written before a split is asked for."""
+
+    def __init__(self, builder: Callable[[], tldr.Tldr], to_row: Callable, confidence: Mapping):
+        self._builder = builder
+        self._confidence = confidence
+
+        def dataset(split, shuffle_files, seed=None):
+            built, levels = builder(), confidence.get(split)
+            rows = tldr.read(built, split, levels)
+            rows = _ordered(rows, tldr.rows(built, split, levels), shuffle_files, seed)
+            return rows.map(to_row)
+
+        super().__init__(dataset, tldr.SPLITS)
+
+    def num_input_examples(self, split: str) -> int | None:
+        """None before the dataset is built."""
+        return tldr.rows(self._builder(), split, self._confidence.get(split))
+
+
+def tldr_sources(
+    data_dir,
+    files_dir=None,
+    download: bool = False,
+    batches: Sequence[str] | None = None,
+    confidence: Mapping[str, Sequence[int] | None] | None = None,
+) -> Sources:
+    """`tldr`, built under `data_dir` when first read. The prompts are those of `sft`.
+
+    Args:
+      data_dir: for the TFDS files; None: see `tfds_local.data_directory`.
+      files_dir: where the files are; by default `downloads/tldr` in the data directory.
+      download: fetch those that are not there.
+      batches: of votes, by default all (see `tldr.preferences_config`).
+      confidence: split -> levels of 1 to 9 that votes must have to be kept; without levels all are.
+
+    Raises UserError for batches or levels that do not exist.
+    """
+    for split, levels in (confidence or {}).items():
+        tldr.check_confidence(f"{split.upper()}_CONFIDENCE", levels)
+    votes_config = tldr.preferences_config(batches)
+
+    def builder(config) -> tldr.Tldr:
+        return tldr.Tldr(
+            config=config,
+            data_dir=tfds_local.data_directory(data_dir),
+            files_dir=files_dir,
+            download=download,
+        )
+
+    posts = _TldrSource(
+        lambda: builder("sft"),
+        lambda row: {"prompt": _tldr_prompt(row), "completions": row["summary"][None]},
+        {},
+    )
+    votes = _TldrSource(
+        lambda: builder(votes_config),
+        lambda row: {
+            "prompt": _tldr_prompt(row),
+            "chosen": row["chosen"],
+            "rejected": row["rejected"],
+            "weight": tf.constant(1.0),  # one rater a line
+        },
+        confidence or {},
+    )
     return Sources(sft=posts, preferences=votes, prompts=posts)
 
 

@@ -1,4 +1,4 @@
-"""seqio tasks, the same for `tldr_mini` and for users' files.
+"""seqio tasks, the same for `tldr_mini`, `tldr` and users' files.
 
 | task | features | meant for |
 |---|---|---|
@@ -14,7 +14,14 @@ tokens as `{feature}_pretokenized`, the references of a prompt as `references`.
 Lengths: "inputs" and "targets" as in T5X; the raters' tasks take "text" and "summary" (of either
 summary), both with EOS. `{name}_preferences` also runs on T5X's "inputs" and "targets" alone: then
 the summaries stay whole and the text gives way.
+
+`seqio_cache_tasks` keeps what does not depend on lengths: all the tokens, not cut.
 """
+
+from collections.abc import Callable
+
+import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from nlhf_jax.data import templates
 from nlhf_jax.data.sources import Sources
@@ -23,12 +30,33 @@ from nlhf_jax.data.tf_imports import seqio, tf, tf_text
 from nlhf_jax.data.vocabularies import EOS_ID, UNK_ID, Vocabulary
 
 
-class SeqioVocabulary(seqio.Vocabulary):
-    """A `Vocabulary` as seqio and T5X use one."""
+class SeqioVocabulary(seqio.SentencePieceVocabulary):
+    """A `Vocabulary` as seqio and T5X use one; equal to seqio's own of the same model.
 
-    def __init__(self, vocabulary: Vocabulary):
-        self.vocabulary = vocabulary
-        super().__init__()
+    It may be given as a function that loads it, which is called whenever it is needed and should
+    remember what it loaded; until then nothing is read.
+    """
+
+    def __init__(self, vocabulary: Vocabulary | Callable[[], Vocabulary]):
+        self._given = vocabulary
+        super().__init__(sentencepiece_model_file="")  # never opened: see `sp_model`
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self._given if isinstance(self._given, Vocabulary) else self._given()
+
+    @property
+    def sp_model(self) -> bytes:
+        # Not the file's bytes: seqio writes the model again, and we compare ourselves with it.
+        model = sentencepiece_model_pb2.ModelProto.FromString(self.vocabulary.model_bytes)
+        return model.SerializeToString()
+
+    @property
+    def tokenizer(self) -> sentencepiece.SentencePieceProcessor:
+        return sentencepiece.SentencePieceProcessor(model_proto=self.vocabulary.model_bytes)
+
+    def load_model(self) -> None:
+        _ = self.vocabulary
 
     @property
     def bos_id(self):
@@ -53,17 +81,20 @@ class SeqioVocabulary(seqio.Vocabulary):
         return self.vocabulary.decode(ids)
 
     @property
-    def _tf_tokenizer(self):
+    def tf_tokenizer(self):
         return tf_text.SentencepieceTokenizer(model=self.vocabulary.model_bytes)
 
-    def _encode_tf(self, s):
-        return self._tf_tokenizer.tokenize(s)
-
-    def _decode_tf(self, ids):
-        return self._tf_tokenizer.detokenize(ids)
-
     def __eq__(self, other) -> bool:
-        return isinstance(other, SeqioVocabulary) and self.vocabulary == other.vocabulary
+        if isinstance(other, SeqioVocabulary):
+            return self._given is other._given or self.vocabulary == other.vocabulary
+        return (
+            isinstance(other, seqio.SentencePieceVocabulary)
+            and not other.extra_ids
+            and self.sp_model == other.sp_model
+        )
+
+    def __str__(self) -> str:
+        return f"SeqioVocabulary({self._given})"  # seqio's own would load it
 
 
 def _cut(tokens, length: int | None):
@@ -136,21 +167,25 @@ def _end(lengths_of: dict[str, str]):
     return end
 
 
-def _pack_for_raters(template: RaterTemplate, labels: tuple[int, int]):
+def _pack_for_raters(
+    template: RaterTemplate | Callable[[Vocabulary], RaterTemplate], words: SeqioVocabulary
+):
     """Comparisons to a rater's inputs and answers, each comparison in both orders."""
-    instruction, before_first, before_second = (list(segment) for segment in template)
 
     def pack(dataset: tf.data.Dataset, sequence_length) -> tf.data.Dataset:
         lengths = sequence_length or {}
+        rater = template if isinstance(template, RaterTemplate) else template(words.vocabulary)
+        instruction, before_first, before_second = (list(segment) for segment in rater)
+        labels = words.vocabulary.rater_labels()
         if "text" in lengths and "summary" in lengths:
-            templates.check_feature_lengths(template, lengths)
+            templates.check_feature_lengths(rater, lengths)
 
         def rows(row):
             chosen = _cut(row["chosen"], lengths.get("summary"))
             rejected = _cut(row["rejected"], lengths.get("summary"))
             text = _cut(row["text"], lengths.get("text"))
             if "inputs" in lengths and "text" not in lengths:
-                taken = template.length + tf.size(chosen) + tf.size(rejected) + 1
+                taken = rater.length + tf.size(chosen) + tf.size(rejected) + 1
                 text = text[: tf.maximum(lengths["inputs"] - taken, 0)]
 
             def packed(first, second):
@@ -177,12 +212,22 @@ def _register(name: str, source, preprocessors: list, features: dict) -> None:
 
 
 def register_tasks(
-    name: str, sources: Sources, vocabulary: Vocabulary, template: RaterTemplate | None = None
+    name: str,
+    sources: Sources,
+    vocabulary: Vocabulary | Callable[[], Vocabulary],
+    template: RaterTemplate | Callable[[Vocabulary], RaterTemplate] | None = None,
 ) -> list[str]:
     """Registers the tasks that `sources` has data for, in place of former ones of the same names.
 
-    `template` is the rater's for `{name}_preferences`, which is left out without one. Returns the
-    names. Raises UserError if the vocabulary cannot write a rater's answers as one token each.
+    Args:
+      name: prefix of the names.
+      sources: where the rows come from.
+      vocabulary: it, or a function that loads it, called when a split is read (`SeqioVocabulary`).
+      template: the rater's for `{name}_preferences`, which is left out without one; or a function
+        that makes it from the vocabulary.
+
+    Returns the names. Raises UserError if the vocabulary, where it is given as such, cannot write a
+    rater's answers as one token each.
     """
     for kind in ("sft", "prompts", "comparisons", "preferences"):
         if f"{name}_{kind}" in seqio.TaskRegistry.names():  # of another stage of this process
@@ -197,6 +242,7 @@ def register_tasks(
             [
                 _one_row_per_completion,
                 _tokenize(words, ("inputs", "targets")),
+                seqio.CacheDatasetPlaceholder(),
                 _end({"inputs": "inputs", "targets": "targets"}),
             ],
             {"inputs": feature, "targets": feature},
@@ -206,29 +252,36 @@ def register_tasks(
         _register(
             f"{name}_prompts",
             sources.prompts,
-            [_reference_task_row, _tokenize(words, ("inputs",)), _end({"inputs": "inputs"})],
+            [
+                _reference_task_row,
+                _tokenize(words, ("inputs",)),
+                seqio.CacheDatasetPlaceholder(),
+                _end({"inputs": "inputs"}),
+            ],
             {"inputs": feature},
         )
         names.append(f"{name}_prompts")
     if sources.preferences is not None:
-        tokenize = _tokenize(words, ("text", "chosen", "rejected"))
+        tokens = [
+            _comparison_texts,
+            _tokenize(words, ("text", "chosen", "rejected")),
+            seqio.CacheDatasetPlaceholder(),
+        ]
         _register(
             f"{name}_comparisons",
             sources.preferences,
-            [
-                _comparison_texts,
-                tokenize,
-                _end({"text": "text", "chosen": "summary", "rejected": "summary"}),
-            ],
+            [*tokens, _end({"text": "text", "chosen": "summary", "rejected": "summary"})],
             {"text": feature, "chosen": feature, "rejected": feature},
         )
         names.append(f"{name}_comparisons")
-    if sources.preferences is not None and template is not None:
-        _register(
-            f"{name}_preferences",
-            sources.preferences,
-            [_comparison_texts, tokenize, _pack_for_raters(template, vocabulary.rater_labels())],
-            {"inputs": feature, "targets": feature},
-        )
-        names.append(f"{name}_preferences")
+        if template is not None:
+            if isinstance(vocabulary, Vocabulary):
+                vocabulary.rater_labels()
+            _register(
+                f"{name}_preferences",
+                sources.preferences,
+                [*tokens, _pack_for_raters(template, words)],
+                {"inputs": feature, "targets": feature},
+            )
+            names.append(f"{name}_preferences")
     return names

@@ -1,11 +1,7 @@
 """`tldr_mini` as a TensorFlow dataset that writes its own data: nothing is downloaded."""
 
-import contextlib
-import io
-
-from nlhf_jax.data import tldr_mini_text
+from nlhf_jax.data import tfds_local, tldr_mini_text
 from nlhf_jax.data.tf_imports import tf, tfds
-from nlhf_jax.errors import UserError
 
 _DESCRIPTION = """\
 Short English forum posts with reference summaries of varying quality, and votes of raters from a
@@ -20,11 +16,6 @@ _CITATION = """\
   year = {2024},
 }
 """
-
-
-class _LocalInfo(tfds.core.DatasetInfo):
-    def initialize_from_bucket(self) -> None:
-        """Nothing of this dataset is on a server, so none is asked."""
 
 
 class TldrMini(tfds.core.GeneratorBasedBuilder):
@@ -47,7 +38,7 @@ class TldrMini(tfds.core.GeneratorBasedBuilder):
         else:
             features |= {name: tfds.features.Text() for name in ("chosen", "rejected")}
             features["weight"] = tfds.features.Scalar(tf.float32)
-        return _LocalInfo(
+        return tfds_local.LocalInfo(
             builder=self,
             description=_DESCRIPTION,
             citation=_CITATION,
@@ -80,15 +71,9 @@ class TldrMini(tfds.core.GeneratorBasedBuilder):
 def load(config: str, split: str, data_dir) -> tf.data.Dataset:
     """The rows of one split, in order. The first call writes the dataset under `data_dir`.
 
-    Raises UserError if it cannot be written.
+    `data_dir` may be None, see `tfds_local.data_directory`. Raises UserError if it cannot be
+    written.
     """
-    builder = TldrMini(config=config, data_dir=data_dir)
-    tfds.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # "Downloading and preparing ...": no
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-            )
-    except OSError as error:
-        raise UserError(f"{data_dir}: cannot write tldr_mini there: {error.strerror}") from None
+    builder = TldrMini(config=config, data_dir=tfds_local.data_directory(data_dir))
+    tfds_local.prepare(builder)
     return builder.as_dataset(split=split, shuffle_files=False)

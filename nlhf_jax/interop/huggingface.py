@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from nlhf_jax.data.vocabularies import Vocabulary
 from nlhf_jax.errors import UserError
 from nlhf_jax.interop import safetensors
 from nlhf_jax.interop.stored_checkpoint import StoredCheckpoint
@@ -129,7 +130,8 @@ def write(
     _write_tensors(path, arrays, np.dtype(dtype))
     if vocabulary_bytes is not None:
         (path / _VOCABULARY).write_bytes(vocabulary_bytes)
-        _write_json(path / "tokenizer_config.json", _TOKENIZER)
+        tokenizer = _tokenizer_of(Vocabulary.from_bytes(vocabulary_bytes), model["vocab_size"])
+        _write_json(path / "tokenizer_config.json", tokenizer)
 
 
 # --- names ---------------------------------------------------------------------------------------
@@ -268,13 +270,18 @@ def _config_of(model: Mapping[str, Any], dtype: str) -> dict[str, Any]:
     }
 
 
-_TOKENIZER = {
-    "tokenizer_class": "T5Tokenizer",
-    "eos_token": "</s>",
-    "unk_token": "<unk>",
-    "pad_token": "<pad>",
-    "extra_ids": 0,
-}
+def _tokenizer_of(vocabulary: Vocabulary, rows: int) -> dict[str, Any]:
+    """What makes `transformers` read `spiece.model` as SentencePiece does; `rows` of embeddings."""
+    return {
+        "tokenizer_class": "T5Tokenizer",
+        # Without the list every piece that the vocabulary's user defined is taken for special.
+        "additional_special_tokens": [],
+        # T5's sentinels, which follow the vocabulary's pieces where there is room for them.
+        "extra_ids": 100 if rows >= vocabulary.size + 100 else 0,
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+    }
 
 
 # --- files ---------------------------------------------------------------------------------------

@@ -6,12 +6,15 @@ same state. Both call the parameters `target/...`; ours have the same names. The
 is not read.
 """
 
+import itertools
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import flax
 import numpy as np
+import orbax.checkpoint as ocp
 import tensorstore as ts
 from etils import epath
 
@@ -21,10 +24,14 @@ from nlhf_jax.interop.t5_shapes import model_of
 from nlhf_jax.stored_params import (
     InMemory,
     Part,
+    PyTree,
     StoredArray,
+    flattened,
     kvstore,
     nested,
     open_zarr,
+    orbax_store,
+    read_to_host,
 )
 
 _STEP = re.compile(r"checkpoint_(\d+)")
@@ -62,6 +69,109 @@ def read(path: epath.Path) -> StoredCheckpoint:
         model=model_of(shapes, str(path)),
         step=step,
     )
+
+
+def write_native(path: epath.Path, params: PyTree, step: int, dtype: str) -> None:
+    """Writes a native checkpoint into the existing directory `path`.
+
+    It has the state of a T5X Adafactor that has seen nothing: without one T5X trains no further.
+
+    Args:
+      path: of the step, `checkpoint_STEP`.
+      params: nested dict of `StoredArray`, an array for each layer; a chunk is read at a time.
+      step: training steps taken.
+      dtype: "float32" or "bfloat16".
+    """
+    target = {
+        name: _write_zarr(path, f"target.{name.replace('/', '.')}", array, dtype)
+        for name, array in flattened(params).items()
+    }
+    content = {
+        "version": _VERSION,
+        "optimizer": {"target": nested(target), "state": _fresh_state(params, step)},
+    }
+    (path / "checkpoint").write_bytes(flax.serialization.msgpack_serialize(content))
+
+
+def write_orbax(directory: epath.Path, params: PyTree, step: int, dtype: str) -> None:
+    """Writes `directory/checkpoint_STEP` as T5X's Orbax manager does; otherwise `write_native`.
+
+    All parameters are in memory while Orbax writes them, and more with OCDBT, which T5X reads but
+    does not need.
+    """
+    state = {"target": read_to_host(params, dtype), "state": _fresh_state(params, step)}
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False, save_device_host_concurrent_gb=1)
+    with ocp.CheckpointManager(
+        directory,
+        options=ocp.CheckpointManagerOptions(
+            step_prefix="checkpoint", enable_async_checkpointing=False
+        ),
+        item_handlers={"state": handler},
+    ) as manager:
+        manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state)))
+
+
+def _fresh_state(params: PyTree, step: int) -> dict[str, Any]:
+    """T5X's `state`: the step and, for each parameter, zeros in the slots of its Adafactor.
+
+    Matrices of which both sides are at least 128 are factored; unused slots have one element.
+    """
+    slots = {}
+    for name, array in flattened(params).items():
+        sides = sorted(array.shape)
+        factored = len(sides) == 2 and sides[0] >= 128
+        shapes = {
+            "m": (1,),
+            "v": (1,) if factored else array.shape,
+            "v_row": sides[:1] if factored else (1,),
+            "v_col": sides[1:] if factored else (1,),
+        }
+        slots |= {f"{name}/{slot}": np.zeros(shape, np.float32) for slot, shape in shapes.items()}
+    return {"step": np.int32(step), "param_states": nested(slots)}
+
+
+def _write_zarr(path: epath.Path, name: str, array: StoredArray, dtype: str) -> dict[str, Any]:
+    """Writes one array; returns the reference to it that the msgpack file holds."""
+    chunk = _chunk_shape(array.shape, np.dtype(dtype).itemsize)
+    metadata = {
+        "shape": list(array.shape),
+        "chunks": list(chunk),
+        "compressor": {"id": "zstd", "level": 1},
+    }
+    store = ts.open(
+        {
+            "driver": "zarr",
+            "kvstore": kvstore(str(path / name)),
+            "dtype": dtype,
+            "metadata": metadata,
+        },
+        create=True,
+    ).result()
+    for corner in itertools.product(
+        *(range(0, size, step) for size, step in zip(array.shape, chunk, strict=True))
+    ):
+        index = tuple(
+            slice(at, min(at + step, size))
+            for at, step, size in zip(corner, chunk, array.shape, strict=True)
+        )
+        store[index].write(array.read(index).astype(np.dtype(dtype))).result()
+    return {
+        "driver": "zarr",
+        "dtype": dtype,
+        "kvstore": {"driver": "file", "path": f"{name}/"},
+        "metadata": metadata,
+    }
+
+
+def _chunk_shape(shape: tuple[int, ...], itemsize: int) -> list[int]:
+    """Halves dimensions, the largest first, down to `_CHUNK_BYTES`; chunks divide the shape."""
+    chunk = list(shape)
+    while itemsize * math.prod(chunk) > _CHUNK_BYTES:
+        even = [axis for axis, size in enumerate(chunk) if size % 2 == 0]
+        if not even:
+            break
+        chunk[max(even, key=lambda axis: chunk[axis])] //= 2
+    return chunk
 
 
 def _is_native(path: epath.Path) -> bool:
@@ -110,9 +220,7 @@ def _leaves(tree: Any, prefix: str = ""):
 
 
 def _read_orbax(path: epath.Path, state: epath.Path) -> tuple[dict[str, StoredArray], int]:
-    store = kvstore(str(state))
-    if (state / "manifest.ocdbt").exists():
-        store = {"driver": "ocdbt", "base": store, "path": ""}
+    store = orbax_store(state)
     try:
         keys = ts.KvStore.open(store).result().list().result()
     except Exception as error:

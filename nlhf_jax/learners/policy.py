@@ -1,8 +1,11 @@
-"""The policy learner: Nash-MD-PG, Nash-EMA-PG, self-play, best response and RLHF in one gradient.
+"""The policy learner: Nash-MD-PG, Nash-EMA-PG, self-play, best response, RLHF, and IPO.
 
 Munos et al. 2024, sec. 7: sample y from the policy and y' from an opponent, and ascend
 `grad log pi(y) * (P(y > y') - 1/2 - tau log(pi(y) / mu(y)))`. The opponents differ; RLHF has a
 reward in place of the preference and no opponent.
+
+Calandriello et al. 2024: sample both y and y' from one player, the policy (online IPO) or Nash-MD's
+mixture (IPO-MD), and regress the log ratio of the pair on its preference, with `losses.ipo`.
 """
 
 import dataclasses
@@ -65,10 +68,14 @@ class RewardScorer:
 
 
 class PolicyLearner(Learner):
-    """Regularised policy gradient against an opponent.
+    """Regularised policy gradient against an opponent, or IPO on pairs that the opponent writes.
 
     Batches: `inputs` int32 `[B, S]`, prompts ending with EOS. The state's `average` exists when the
     opponent is a moving average of past policies (Nash-EMA).
+
+    Metrics `kl`, `log_ratio`, `entropy` and `response_length` are means over the responses y. Those
+    are the policy's own, so that `kl` and `log_ratio` estimate KL(policy, reference), except in
+    IPO's training from another player; its evaluation has the policy's.
     """
 
     kind = "policy"
@@ -81,27 +88,35 @@ class PolicyLearner(Learner):
         reference_params: PyTree,
         scorer_params: PyTree,
         tau: float,
-        kl: str,
+        kl: str | None,
         max_response_length: int,
+        loss: str = "policy_gradient",
         average_decay: float | None = None,
         **learner: Any,
     ):
         """A learner that starts at the reference unless `initial_params` says otherwise.
 
         Args:
-          opponent: a player of `nlhf_jax.opponents`; None for RLHF, which has none.
+          opponent: a player of `nlhf_jax.opponents`, who writes y', and with IPO y too; None for
+            RLHF, which has none.
           scorer: preference or reward.
           reference_params: mu, on the mesh; may be stored in bfloat16.
           scorer_params: of the rater, on the mesh; may be stored in bfloat16.
-          tau: weight of KL(policy, reference), >= 0.
-          kl: "sampled" log ratios as in the paper, or "exact" KL at every prefix.
+          tau: weight of KL(policy, reference), >= 0; of IPO's squared log ratio, > 0.
+          kl: "sampled" log ratios as in the paper, or "exact" KL at every prefix; None for IPO,
+            which has no such term.
           max_response_length: T, in tokens.
+          loss: "policy_gradient" or "ipo".
           average_decay: beta of Nash-EMA in [0, 1]: avg = beta avg + (1 - beta) theta; needed by,
             and only by, a moving-average opponent.
           **learner: what `Learner` takes.
         """
-        if kl not in ("sampled", "exact"):
-            raise UserError(f"KL is '{kl}' but must be 'sampled' or 'exact'")
+        if loss not in ("policy_gradient", "ipo"):
+            raise UserError(f"LOSS is {loss!r} but must be 'policy_gradient' or 'ipo'")
+        if loss == "ipo":
+            _check_ipo(opponent, scorer, tau, kl)
+        elif kl not in ("sampled", "exact"):
+            raise UserError(f"KL is {kl!r} but must be 'sampled' or 'exact'")
         if tau < 0:
             raise UserError(f"TAU is {tau} but must not be negative")
         averaging = opponent is not None and "average" in opponent
@@ -115,7 +130,13 @@ class PolicyLearner(Learner):
             with_average=averaging,
             **learner,
         )
-        self._players = [POLICY] if opponent is None else [POLICY, opponent]
+        if loss == "ipo":
+            self._players = [opponent, opponent]
+        else:
+            self._players = [POLICY] if opponent is None else [POLICY, opponent]
+        # The gradient flows through the log-probabilities of this many of a prompt's responses.
+        self._learned = 2 if loss == "ipo" else 1
+        self._loss = loss
         self._scorer = scorer
         self._tau = tau
         self._kl = kl
@@ -126,14 +147,14 @@ class PolicyLearner(Learner):
         key = key_for(self.seed, state.step, Purpose.ROLLOUT)
         responses = self._rollout(state, frozen, batch["inputs"], self._players, key)
         y = responses[:, 0]
-        opponent = responses[:, 1] if len(self._players) == 2 else None
+        other = responses[:, 1] if len(self._players) == 2 else None
         with jax.named_scope("score"):
             advantages, metrics = self._scorer.advantages(
-                frozen["scorer"], batch["inputs"], y, opponent
+                frozen["scorer"], batch["inputs"], y, other
             )
         rows = {
             "inputs": batch["inputs"],
-            "responses": y,
+            "responses": responses[:, : self._learned],
             "advantages": advantages,
             "share": row_weights(batch),
         }
@@ -141,6 +162,7 @@ class PolicyLearner(Learner):
 
     def loss(self, params: PyTree, frozen: PyTree, rows: Rows) -> tuple[jax.Array, Metrics]:
         inputs, responses, share = rows["inputs"], rows["responses"], rows["share"]
+        advantages = rows["advantages"]
         mask = response_mask(responses)
         with jax.named_scope("reference"):
             reference_logits = self._logits(frozen["reference"], inputs, responses)
@@ -148,21 +170,28 @@ class PolicyLearner(Learner):
             logits = self._logits(params, inputs, responses)
             log_probs = token_log_probs(logits, responses)
             reference_log_probs = token_log_probs(reference_logits, responses)
-            kl = losses.per_token_kl(logits, reference_logits)
-            if self._kl == "sampled":
+            # Only IPO learns from y' too; what is said of the policy is said of its y.
+            y_mask, y_log_probs = mask[:, 0], log_probs[:, 0]
+            y_reference = reference_log_probs[:, 0]
+            kl = losses.per_token_kl(logits[:, 0], reference_logits[:, 0])
+            if self._loss == "ipo":
+                loss = losses.ipo(
+                    log_probs, reference_log_probs, advantages + 0.5, mask, share, self._tau
+                )
+            elif self._kl == "sampled":
                 loss = losses.policy_gradient_sampled_kl(
-                    log_probs, reference_log_probs, rows["advantages"], mask, share, self._tau
+                    y_log_probs, y_reference, advantages, y_mask, share, self._tau
                 )
             else:
                 loss = losses.policy_gradient_exact_kl(
-                    log_probs, kl, rows["advantages"], mask, share, self._tau
+                    y_log_probs, kl, advantages, y_mask, share, self._tau
                 )
         per_row = {
-            "kl": jnp.sum(kl * mask, axis=-1),
-            "log_ratio": jnp.sum((log_probs - reference_log_probs) * mask, axis=-1),
-            "entropy": -jnp.sum(log_probs * mask, axis=-1),
-            "response_length": jnp.sum(mask, axis=-1),
-            "advantage_squared": jnp.square(rows["advantages"]),
+            "kl": jnp.sum(kl * y_mask, axis=-1),
+            "log_ratio": jnp.sum((y_log_probs - y_reference) * y_mask, axis=-1),
+            "entropy": -jnp.sum(y_log_probs * y_mask, axis=-1),
+            "response_length": jnp.sum(y_mask, axis=-1),
+            "advantage_squared": jnp.square(advantages),
         }
         return loss, {"loss": loss} | {k: jnp.sum(share * v) for k, v in per_row.items()}
 
@@ -176,7 +205,7 @@ class PolicyLearner(Learner):
         win_rate = self._scorer.win_rate(frozen["scorer"], batch["inputs"], y, other)
         rows = {
             "inputs": batch["inputs"],
-            "responses": y,
+            "responses": responses[:, : self._learned],
             "advantages": win_rate - 0.5,
             "share": share,
         }
@@ -205,4 +234,29 @@ class PolicyLearner(Learner):
             return rollout(self.model, players, sets, contexts, key, self._max_response_length)
 
     def _logits(self, params: PyTree, inputs: jax.Array, responses: jax.Array) -> jax.Array:
-        return self.model.logits(params, self.model.encode(params, inputs), responses)
+        """Teacher-forced, `[B, S]` and `[B, G, T]` to `[B, G, T, V]`; a prompt is encoded once."""
+        streams = responses.shape[1]
+        # A prompt's responses are neighbours, so they stay on the device that has it.
+        context = jax.tree.map(
+            lambda x: jnp.repeat(x, streams, axis=0), self.model.encode(params, inputs)
+        )
+        logits = self.model.logits(params, context, responses.reshape(-1, responses.shape[-1]))
+        return logits.reshape(*responses.shape, -1)
+
+
+def _check_ipo(opponent: Player | None, scorer: Scorer, tau: float, kl: str | None) -> None:
+    if opponent is None or isinstance(scorer, RewardScorer):
+        raise UserError(
+            "LOSS is 'ipo', which learns from preferences, but RLHF has rewards; set LOSS = "
+            "'policy_gradient', or give an opponent and a preference model"
+        )
+    if kl is not None:
+        raise UserError(
+            f"KL is {kl!r} but LOSS = 'ipo' regularises by the squared log ratio of its pairs "
+            "instead; set KL = None"
+        )
+    if tau <= 0:
+        raise UserError(
+            f"TAU is {tau} but LOSS = 'ipo' needs it positive: the log ratios that it regresses to "
+            "are preferences divided by TAU"
+        )

@@ -8,7 +8,7 @@ import pytest
 from tests import tiny
 
 # Self-play and best response are Nash-MD's program with other players.
-KINDS = ("supervised", "preference", "reward", "nash_md", "nash_ema", "rlhf")
+KINDS = ("supervised", "preference", "reward", "nash_md", "nash_ema", "rlhf", "ipo_md")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,7 +9,7 @@ import pytest
 from scipy import special
 
 from nlhf_jax.errors import UserError
-from nlhf_jax.learners.policy import PolicyLearner
+from nlhf_jax.learners.policy import PolicyLearner, RewardScorer
 from nlhf_jax.learners.preference import vote_accuracy
 from nlhf_jax.learners.state import Purpose, key_for
 from tests import tiny
@@ -35,7 +35,7 @@ def _learner(kind):
     return tiny.learner(kind)
 
 
-@pytest.mark.parametrize("kind", ["supervised", "preference", "reward", "nash_md"])
+@pytest.mark.parametrize("kind", ["supervised", "preference", "reward", "nash_md", "ipo_md"])
 def test_evaluation_does_not_see_rows_that_only_fill_the_batch_up(kind):
     one, other = _evaluated(kind, filling=1), _evaluated(kind, filling=2)
     assert "loss" in one and one["examples"] == VALID
@@ -92,6 +92,21 @@ def test_the_moving_average_follows_the_parameters():
     jax.tree.map(np.testing.assert_array_equal, after.params, moved.params)
 
 
+def test_ipo_does_not_see_which_response_of_a_pair_comes_first():
+    """P(y' > y) is 1 - P(y > y'). In expectation over pairs a wrong offset would only be noise."""
+    learner, rng = _learner("ipo_md"), np.random.default_rng(0)
+    rows = {
+        "inputs": tiny.texts(rng, 8, 5),
+        "responses": np.stack([tiny.texts(rng, 8, 3), tiny.texts(rng, 8, 3)], axis=1),
+        "advantages": rng.uniform(-0.5, 0.5, 8).astype(np.float32),
+        "share": np.full(8, 1 / 8, np.float32),
+    }
+    turned = rows | {"responses": rows["responses"][:, ::-1], "advantages": -rows["advantages"]}
+    loss = jax.jit(lambda rows: learner.loss(learner.init().params, learner._frozen, rows)[0])
+    assert abs(loss(rows)) > 1e-2
+    np.testing.assert_allclose(loss(rows), loss(turned), rtol=1e-5)
+
+
 def test_randomness_differs_by_seed_step_and_purpose():
     settings = [(0, 0, Purpose.ROLLOUT), (0, 1, Purpose.ROLLOUT), (1, 0, Purpose.ROLLOUT)]
     settings += [(0, 0, Purpose.INIT), (0, 0, Purpose.EVALUATION)]
@@ -109,21 +124,26 @@ def test_a_batch_that_micro_batches_do_not_divide_is_an_error():
     ("settings", "message"),
     [
         ({"kl": "forward"}, "KL is 'forward' but must be 'sampled' or 'exact'"),
+        ({"kl": None}, "KL is None but must be 'sampled' or 'exact'"),
+        ({"loss": "dpo"}, "LOSS is 'dpo' but must be 'policy_gradient' or 'ipo'"),
+        ({"loss": "ipo"}, "KL is 'sampled' but LOSS = 'ipo' regularises by .* set KL = None"),
+        ({"loss": "ipo", "kl": None, "tau": 0.0}, "TAU is 0.0 but LOSS = 'ipo' needs it positive"),
+        ({"loss": "ipo", "kl": None, "opponent": None}, "learns from preferences, but RLHF has"),
+        ({"loss": "ipo", "kl": None, "scorer": RewardScorer(None)}, "and a preference model"),
         ({"tau": -0.1}, "TAU is -0.1 but must not be negative"),
         ({"average_decay": None}, "AVERAGE_DECAY is None but a moving-average opponent needs it"),
         ({"average_decay": 1.5}, "AVERAGE_DECAY is 1.5 but a moving-average opponent needs it"),
     ],
 )
 def test_a_policy_learner_refuses_settings_without_a_meaning(settings, message):
-    sensible = {"kl": "sampled", "tau": 0.1, "average_decay": 0.9}
+    sensible = {"kl": "sampled", "tau": 0.1, "average_decay": 0.9, "scorer": None}
+    sensible |= {"opponent": tiny.OPPONENTS["nash_ema"]}
     with pytest.raises(UserError, match=message):
         PolicyLearner(
             model=NETWORK,
             partitioner=tiny.one_device(),
             optimizer=tiny.optimizer(),
             seed=0,
-            opponent=tiny.OPPONENTS["nash_ema"],
-            scorer=None,
             reference_params=None,
             scorer_params=None,
             max_response_length=3,

@@ -57,7 +57,7 @@ def test_eight_shares_of_the_batch_train_as_one_device_does(kind):
     _assert_same_run(_trained(kind, DATA), _trained(kind, ONE))
 
 
-@pytest.mark.parametrize("kind", ["preference", "nash_md"])
+@pytest.mark.parametrize("kind", ["preference", "nash_md", "ipo_md"])
 def test_eight_shares_of_the_batch_exchange_sums_only(kind):
     """A collective of another kind would mean that rows travel between devices."""
     learner = tiny.learner(kind, tiny.model(**tiny.MESH_SIZES), partitioner=tiny.mesh(*DATA))
@@ -68,7 +68,7 @@ def test_eight_shares_of_the_batch_exchange_sums_only(kind):
 
 
 # A rater decodes one token, which attends to itself alone: nothing changes its self-attention.
-@pytest.mark.parametrize("kind", ["supervised", "nash_md"])
+@pytest.mark.parametrize("kind", ["supervised", "nash_md", "ipo_md"])
 def test_training_changes_every_array(kind):
     """Or else the tests around this one would say little."""
     start = tiny.params(tiny.model(**tiny.MESH_SIZES), 1)
@@ -84,7 +84,7 @@ def test_scanned_layers_on_a_mesh_train_as_separate_ones_on_one_device_do(kind):
     _assert_same_run(scanned, _trained(kind, ONE))
 
 
-@pytest.mark.parametrize("kind", ["supervised", "preference", "nash_md"])
+@pytest.mark.parametrize("kind", ["supervised", "preference", "nash_md", "ipo_md"])
 def test_microbatches_train_as_one_batch_does(kind):
     _assert_same_run(_trained(kind, ONE, microbatches=4), _trained(kind, ONE))
 

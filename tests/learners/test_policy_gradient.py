@@ -1,4 +1,4 @@
-"""The learner's gradient is the exact gradient of its objective, by enumerating all responses.
+"""Each policy learner's gradient is exactly that of its objective, by enumerating all responses.
 
 Everything on the learner's side is its own code (`rows`, its scorer, `loss`) except the rollout:
 in place of sampling, every pair (y, y') is rolled out once and its loss is weighted by the
@@ -28,8 +28,8 @@ NETWORK = tiny.model(VOCABULARY)
 
 
 @functools.cache
-def _learner(opponent, kl):
-    return tiny.policy_learner(NETWORK, opponent, kl=kl, tau=TAU, scale=2.0)
+def _learner(kind, kl):
+    return tiny.policy_learner(NETWORK, kind, kl=kl, tau=TAU, scale=2.0)
 
 
 def _state(learner):
@@ -37,6 +37,13 @@ def _state(learner):
     state = learner.init()
     average = tiny.params(NETWORK, 7, scale=2.0)
     return state if state.average is None else state.replace(average=average)
+
+
+def _param_sets(learner):
+    """The state, and the parameters of all that players are made of."""
+    state = _state(learner)
+    sets = {"reference": learner._frozen["reference"], "policy": state.params}
+    return state, sets | ({} if state.average is None else {"average": state.average})
 
 
 def _log_probs(player, sets):
@@ -53,15 +60,39 @@ def _jitted_log_probs(player, sets):
 def _exact_gradient(opponent):
     """Of E[P(y > y')] (or E[r(y)]) - tau KL(policy, reference), with the opponent frozen."""
     learner = _learner(opponent, "exact")
-    state = _state(learner)
-    sets = {"reference": learner._frozen["reference"], "policy": state.params}
-    sets |= {} if state.average is None else {"average": state.average}
+    state, sets = _param_sets(learner)
     if opponent == "rlhf":
         scores = _all_rewards(learner._frozen["scorer"])
     else:
         frozen = jnp.exp(_log_probs(tiny.OPPONENTS[opponent], sets))
         scores = _all_preferences(learner._frozen["scorer"]) @ frozen
     return _gradient_of_objective(state.params, sets["reference"], scores)
+
+
+def _exact_ipo_gradient(kind, frozen=True):
+    """Of minus the expected IPO loss; the wrong one if the sampler is not frozen."""
+    learner = _learner(kind, None)
+    state, sets = _param_sets(learner)
+    preferences = _all_preferences(learner._frozen["scorer"])
+    return _gradient_of_ipo(tuple(learner._players[0].items()), frozen, sets, preferences)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _gradient_of_ipo(sampler, frozen, sets, preferences):
+    """Calandriello et al. 2024, as it stands there: a vote for y, and one for y'."""
+
+    def value(params):
+        log_probs = _log_probs(POLICY, {"policy": params})
+        sampled = jnp.exp(_log_probs(dict(sampler), sets | {"policy": params}))
+        sampled = jax.lax.stop_gradient(sampled) if frozen else sampled
+        log_ratio = log_probs - _log_probs({"reference": 1.0}, sets)
+        h = log_ratio[:, None] - log_ratio[None, :]
+        gain = log_probs[:, None] - log_probs[None, :]
+        for_y, for_other = -gain + TAU * h**2, gain + TAU * h**2
+        loss = preferences * for_y + (1 - preferences) * for_other
+        return -sampled @ loss @ sampled
+
+    return jax.grad(value)(sets["policy"])
 
 
 @jax.jit
@@ -87,18 +118,26 @@ def _all_preferences(params):
     return rater.probability(params, text, first, second, both_orders=False).reshape(COUNT, COUNT)
 
 
+@functools.cache
+def _unmodified_gradients(opponent):
+    return _average_gradients(opponent)
+
+
 def _average_gradients(opponent):
     """Minus the gradients of the learners' losses, averaged over all (y, y'), by form of the KL.
+
+    For a sampler it is the one gradient of IPO, which has no such forms.
 
     A batch is one prompt with y and y'; for RLHF, which has no y', it is the same prompt twice with
     a response of the policy each, so that each has the other as its baseline.
     """
-    learners = [_learner(opponent, kl) for kl in FORMS]
+    forms = (None,) if opponent in tiny.SAMPLERS else FORMS
+    learners = [_learner(opponent, kl) for kl in forms]
     rows_in_batch = 2 if opponent == "rlhf" else 1
     batch = {"inputs": jnp.tile(INPUTS, (rows_in_batch, 1))}
 
     def weighted_losses(params, state, frozen, y, other):
-        """The loss of one batch under each learner, times the batch's probability: `[2]`."""
+        """The loss of one batch under each learner, times the batch's probability."""
         probability = None
 
         def rollout(model, players, sets, contexts, key, max_length):
@@ -124,7 +163,7 @@ def _average_gradients(opponent):
 
     state = _state(learners[0])
     both = jax.jit(jax.jacrev(average_losses))(state.params, state, learners[0]._frozen)
-    return {kl: jax.tree.map(lambda x, i=i: -x[i], both) for i, kl in enumerate(FORMS)}
+    return {kl: jax.tree.map(lambda x, i=i: -x[i], both) for i, kl in enumerate(forms)}
 
 
 def _relative_error(gradient, exact):
@@ -150,6 +189,37 @@ def test_without_the_reward_to_go_both_gradients_are_wrong(monkeypatch):
 
 def test_the_opponents_have_different_gradients():
     gradients = [_exact_gradient(opponent) for opponent in tiny.OPPONENTS]
+    for i, one in enumerate(gradients):
+        for other in gradients[:i]:
+            assert _relative_error(one, other) > 1e-2
+
+
+@pytest.mark.parametrize("kind", tiny.SAMPLERS)
+def test_average_ipo_gradient_is_that_of_the_expected_loss_with_the_sampler_frozen(kind):
+    found = _unmodified_gradients(kind)[None]
+    assert _relative_error(found, _exact_ipo_gradient(kind)) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["online_ipo", "ipo_md"])
+def test_a_gradient_through_the_sampling_would_be_another(kind):
+    """Or else the test above could not tell."""
+    through = _exact_ipo_gradient(kind, frozen=False)
+    assert _relative_error(through, _exact_ipo_gradient(kind)) > 1e-2
+
+
+def test_online_ipo_is_four_times_self_play():
+    """Of the antisymmetric preference: each pair comes in both orders, equally often."""
+    learner = _learner("self_play", "exact")
+    state, sets = _param_sets(learner)
+    asked_once = _all_preferences(learner._frozen["scorer"])
+    scores = (asked_once + 1 - asked_once.T) / 2 @ jnp.exp(_log_probs(POLICY, sets))
+    self_play = _gradient_of_objective(state.params, sets["reference"], scores)
+    four_times = jax.tree.map(lambda x: 4 * x, self_play)
+    assert _relative_error(_unmodified_gradients("online_ipo")[None], four_times) < 1e-4
+
+
+def test_the_samplers_have_different_gradients():
+    gradients = [_exact_ipo_gradient(kind) for kind in tiny.SAMPLERS]
     for i, one in enumerate(gradients):
         for other in gradients[:i]:
             assert _relative_error(one, other) > 1e-2

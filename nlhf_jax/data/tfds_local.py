@@ -1,0 +1,39 @@
+"""What our TFDS builders share: they are quiet, and no server is asked about them."""
+
+import contextlib
+import io
+
+from nlhf_jax.data.tf_imports import seqio, tfds
+from nlhf_jax.errors import UserError
+
+
+class LocalInfo(tfds.core.DatasetInfo):
+    """For a dataset of which nothing is on TFDS's servers."""
+
+    def initialize_from_bucket(self) -> None:
+        """Asks nobody."""
+
+
+def data_directory(given):
+    """Where TFDS files go: `given`, or seqio's override, or None for TFDS's own default.
+
+    The override is that of `seqio.set_tfds_data_dir_override`, as it is now; the default the
+    environment's TFDS_DATA_DIR, or ~/tensorflow_datasets.
+    """
+    return given if given is not None else seqio.LazyTfdsLoader("local:1.0.0").data_dir
+
+
+def prepare(builder: tfds.core.DatasetBuilder) -> None:
+    """Writes the dataset unless it is there. It is there in whole or not at all.
+
+    Raises UserError if it cannot be written.
+    """
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # "Downloading and preparing ...": no
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+            )
+    except OSError as error:
+        place, reason = builder.data_dir_root, error.strerror or error
+        raise UserError(f"{place}: cannot write {builder.name} there: {reason}") from None
