@@ -33,8 +33,10 @@ setup(
         "flax>=0.12",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30",  # preservation policies
+        "tensorstore>=0.1.70",  # reads and writes arrays by slices
         "etils[epath]>=1.10",
         "numpy>=2.0",
+        "ml_dtypes>=0.5",  # bfloat16 for NumPy
         "scipy>=1.13",
         "gin-config==0.5.*",  # its tables of bindings are read; they are not public
         "sentencepiece>=0.2",

@@ -172,7 +172,9 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(
                 **{
-                    _STATE: ocp.args.PyTreeSave(state),
+                    _STATE: ocp.args.PyTreeSave(
+                        state, save_args=jax.tree_util.tree_map_with_path(_save_args, state)
+                    ),
                     _DESCRIPTION: ocp.args.JsonSave(description),
                 }
             ),
@@ -285,6 +287,12 @@ def check_same_vocabulary(path: str, model_bytes: bytes, vocabulary: Any) -> Non
             f"{path} was trained with (sha256 {wanted[:12]}): token ids would mean "
             "other words; use the checkpoint's vocabulary or train again with this one"
         )
+
+
+def _save_args(path: tuple, array: jax.Array) -> ocp.SaveArgs:
+    """Stacked layers are cut between layers: who reads one of them does not unpack all."""
+    stacked = array.ndim > 1 and jax.tree_util.DictKey("layers") in path
+    return ocp.SaveArgs(shard_axes=(0,)) if stacked else ocp.SaveArgs()
 
 
 def _version() -> str:

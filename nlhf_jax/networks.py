@@ -115,11 +115,16 @@ def check_vocabulary(found: StoredCheckpoint, data: Dataset) -> None:
     """Raises UserError if the checkpoint was trained with another vocabulary than the data's."""
     if found.vocabulary_bytes is not None:
         checkpoints.check_same_vocabulary(found.path, found.vocabulary_bytes, data.vocabulary)
-    elif found.model["vocab_size"] < data.vocabulary.size:
+    check_rows(found, data.vocabulary.size)
+
+
+def check_rows(found: StoredCheckpoint, pieces: int) -> None:
+    """Raises UserError if a vocabulary of `pieces` has more of them than the embedding has rows."""
+    if found.model["vocab_size"] < pieces:
         raise UserError(
             f"the checkpoint {found.path} has {found.model['vocab_size']} rows in "
-            f"token_embedder/embedding but the data's vocabulary has {data.vocabulary.size} "
-            "pieces: use the vocabulary that it was trained with"
+            f"token_embedder/embedding but the vocabulary has {pieces} pieces: use the vocabulary "
+            "that it was trained with"
         )
 
 

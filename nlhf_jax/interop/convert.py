@@ -15,6 +15,7 @@ from nlhf_jax.interop import huggingface, t5x
 from nlhf_jax.interop.formats import open_checkpoint
 from nlhf_jax.interop.stored_checkpoint import StoredCheckpoint
 from nlhf_jax.models import registry
+from nlhf_jax.networks import check_rows
 from nlhf_jax.stored_params import check_fits, flattened, read_to_host
 
 FORMATS = ("nlhf", "t5x", "t5x_orbax", "huggingface")
@@ -68,21 +69,27 @@ def convert(
     vocabulary_bytes = found.vocabulary_bytes
     if vocabulary_bytes is None and vocabulary is not None:
         vocabulary_bytes = Vocabulary.load(vocabulary).model_bytes
+    if vocabulary_bytes is not None:
+        check_rows(found, Vocabulary.from_bytes(vocabulary_bytes).size)
     model = registry.build(found.model)
     wanted = jax.eval_shape(model.per_layer, jax.eval_shape(model.init, jax.random.key(0)))
     params = model.per_layer(found.params)
     check_fits(found.path, params, wanted)
 
     target = epath.Path(output)
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target} is a file: choose another --output")
     if to == "nlhf":
         description = _description(found, vocabulary_bytes, kind, feature_lengths or {})
         # What the run had; the arrays are now one for each layer.
         description |= {"model": description["model"] | {"scan_layers": False}}
+        # Not beside other steps: a run there would continue from this one, without its optimiser.
+        _check_new(target / checkpoints.DIRECTORY)
         target = target / checkpoints.DIRECTORY / str(found.step)
-        _check_new(target)
+        state = {"params": read_to_host(params, dtype)}
         files = checkpoints.Checkpoints(output, keep=1, asynchronous=False, frugal=True)
         with contextlib.closing(files):
-            files.save(found.step, {"params": read_to_host(params, dtype)}, description, {})
+            files.save(found.step, state, description, {})
     elif to == "huggingface":
         with _written_whole(target) as partial:
             huggingface.write(partial, params, model.description(), vocabulary_bytes, dtype)
@@ -145,6 +152,7 @@ def _written_whole(path: epath.Path) -> Iterator[epath.Path]:
     partial = path.parent / f"{path.name}.partial"
     if partial.exists():
         partial.rmtree()
+    new_parent = not path.parent.exists()
     partial.mkdir(parents=True)
     try:
         yield partial
@@ -154,3 +162,5 @@ def _written_whole(path: epath.Path) -> Iterator[epath.Path]:
     finally:
         if partial.exists():
             partial.rmtree()
+            if new_parent and path.parent.exists():  # a bucket's went with what was in it
+                path.parent.rmdir()

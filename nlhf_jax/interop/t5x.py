@@ -108,7 +108,8 @@ def write_orbax(directory: epath.Path, params: PyTree, step: int, dtype: str) ->
         ),
         item_handlers={"state": handler},
     ) as manager:
-        manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state)))
+        # By itself it skips, without a word, a step before the last one that is there.
+        manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state)), force=True)
 
 
 def _fresh_state(params: PyTree, step: int) -> dict[str, Any]:
@@ -183,7 +184,7 @@ def _orbax_state(path: epath.Path) -> epath.Path | None:
     if (path / "description").exists():  # one of ours
         return None
     for state in (path / "state", path):
-        if (state / "_METADATA").exists():
+        if any((state / name).exists() for name in ("_METADATA", "manifest.ocdbt")):
             return state
     return None
 
@@ -235,7 +236,10 @@ def _read_orbax(path: epath.Path, state: epath.Path) -> tuple[dict[str, StoredAr
         if name.startswith("target.") and "/" not in name
     }
     if not directories or "state.step" not in arrays:
-        raise UserError(f"{path} is an Orbax checkpoint but not of T5X: it has no 'target'")
+        raise UserError(
+            f"{path} is an Orbax checkpoint but not of T5X, or files such as manifest.ocdbt are "
+            f"missing: {state} has no {'state.step' if directories else 'target'}"
+        )
     step = open_zarr(store, {"state.step": "state.step"}, str(path))["state.step"]
     return open_zarr(store, directories, str(path)), int(step.read_all())
 

@@ -6,9 +6,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from nlhf_jax.data import tldr_mini_text
+from nlhf_jax.interop.convert import convert
+from nlhf_jax.interop.formats import open_checkpoint
+from nlhf_jax.models.language_model import EOS
+from nlhf_jax.models.t5 import T5
+from nlhf_jax.models.t5_layers import T5Config
+from nlhf_jax.rollout import sample
+from nlhf_jax.stored_params import read_all
+from tests import tiny
+from tests.interop import tiny_checkpoints
 
 # Each run of T5X takes half a minute; nothing else uses gin_configs/t5x as T5X does.
 pytestmark = pytest.mark.slow
@@ -28,10 +40,12 @@ def t5x() -> None:
         pytest.skip(f"T5X cannot be imported: {done.stderr.strip().splitlines()[-1]}")
 
 
-def run_t5x(program: str, gin_file: str, data_dir: Path, **macros) -> None:
+def run_t5x(program: str, gin_file: str, data_dir: Path, *more_files: Path, **macros) -> None:
     """`python -m t5x.train` or `t5x.infer` with one of gin_configs/t5x, on the mini model."""
     arguments = [f"--gin.{name}={value!r}" for name, value in macros.items()]
-    gin_files = [f"--gin_file=t5x/{name}" for name in (gin_file, "mini_model.gin")]
+    gin_files = [
+        f"--gin_file={name}" for name in (f"t5x/{gin_file}", "t5x/mini_model.gin", *more_files)
+    ]
     done = subprocess.run(
         [
             sys.executable,
@@ -50,12 +64,13 @@ def run_t5x(program: str, gin_file: str, data_dir: Path, **macros) -> None:
     assert done.returncode == 0, done.stderr[-4000:]
 
 
-def train(gin_file: str, data_dir: Path, model_dir: Path, **macros) -> Path:
+def train(gin_file: str, data_dir: Path, model_dir: Path, *more_files: Path, **macros) -> Path:
     """Two steps of T5X; returns the last checkpoint."""
     run_t5x(
         "train",
         gin_file,
         data_dir,
+        *more_files,
         MODEL_DIR=str(model_dir),
         **{"INITIAL_CHECKPOINT_PATH": None, **macros},
         BATCH_SIZE=8,
@@ -123,3 +138,135 @@ def test_t5x_trains_a_preference_model_from_a_checkpoint(sft_checkpoint, data_di
         INITIAL_CHECKPOINT_PATH=str(sft_checkpoint),
     )
     assert last.name == "checkpoint_4"  # two more steps than the policy's
+
+
+# --- what `nlhf convert` exports -----------------------------------------------------------------
+
+# Sides of at least 128, so that Adafactor's state is factored, and all of them different.
+SIZES = {
+    "vocab_size": 256,
+    "emb_dim": 192,
+    "num_heads": 4,
+    "head_dim": 40,
+    "mlp_dim": 320,
+    "num_encoder_layers": 2,
+    "num_decoder_layers": 3,
+}
+FORMATS = ("t5x", "t5x_orbax")
+
+
+def exported(directory: Path, to: str, **settings) -> tuple[Path, T5, dict]:
+    """A random policy of ours as `nlhf convert` exports it: its path, model and parameters."""
+    model = T5(T5Config(**SIZES, **settings))
+    params = tiny.params(model, seed=1)
+    source = tiny_checkpoints.write_ours(directory / "source", model, params)
+    convert(str(source), str(directory / to), to)
+    return directory / to / f"checkpoint_{tiny_checkpoints.STEP}", model, params
+
+
+def batch() -> dict[str, np.ndarray]:
+    """Inputs and targets of three lengths, as T5X's models take them."""
+    rng = np.random.default_rng(0)
+
+    def texts(length: int, ends: tuple[int, ...]) -> np.ndarray:
+        tokens = rng.integers(3, 256, (len(ends), length))
+        end = np.asarray(ends)[:, None]
+        position = np.arange(length)
+        rows = np.where(position < end, tokens, np.where(position == end, EOS, 0))
+        return rows.astype(np.int32)
+
+    targets = texts(10, (9, 5, 7))
+    return {
+        "encoder_input_tokens": texts(12, (11, 8, 4)),
+        "decoder_target_tokens": targets,
+        "decoder_input_tokens": np.pad(targets[:, :-1], ((0, 0), (1, 0))),
+    }
+
+
+def assert_t5x_computes_what_we_do(checkpoint: Path, model: T5, params) -> None:
+    """T5X restores `checkpoint` as its infer.py does; its logits and greedy decodes are ours."""
+    import seqio
+    from t5x import decoding, models, partitioning, utils
+    from t5x.examples.t5 import network
+
+    config = model.config
+    ours_alone = ("relative_attention_num_buckets", "relative_attention_max_distance")
+    settings = {
+        name: value
+        for name, value in config.__dict__.items()
+        if name not in (*ours_alone, "scan_layers")
+    }
+    vocabulary = seqio.PassThroughVocabulary(size=config.vocab_size, eos_id=EOS)
+    t5x_model = models.EncoderDecoderModel(
+        module=network.Transformer(config=network.T5Config(dropout_rate=0.0, **settings)),
+        input_vocabulary=vocabulary,
+        output_vocabulary=vocabulary,
+        optimizer_def=None,
+        decode_fn=decoding.temperature_sample,
+    )
+    tokens = batch()
+    partitioner = partitioning.PjitPartitioner(num_partitions=1)
+    state, _ = utils.create_checkpoint_manager_and_restore(
+        utils.TrainStateInitializer(
+            optimizer_def=None,
+            init_fn=t5x_model.get_initial_variables,
+            input_shapes={name: array.shape for name, array in tokens.items()},
+            input_types=dict.fromkeys(tokens, jnp.int32),
+            partitioner=partitioner,
+        ),
+        partitioner,
+        utils.RestoreCheckpointConfig(path=str(checkpoint), mode="specific", dtype="float32"),
+        str(checkpoint),
+        jax.random.PRNGKey(0),
+        use_orbax=True,
+    )
+    assert int(state.step) == int(checkpoint.name.split("_")[1])
+    restored = jax.tree.map(np.asarray, dict(state.params))
+    theirs = jax.jit(t5x_model._compute_logits)(restored, tokens)
+    theirs = theirs[0] if isinstance(theirs, tuple) else theirs
+    inputs, targets = tokens["encoder_input_tokens"], tokens["decoder_target_tokens"]
+    ours = jax.jit(lambda p: model.logits(p, model.encode(p, inputs), targets))(params)
+    real = targets > 0
+    np.testing.assert_allclose(np.asarray(theirs)[real], np.asarray(ours)[real], atol=2e-5)
+    decodes, _ = t5x_model.predict_batch_with_aux(
+        restored,
+        tokens,
+        rng=jax.random.PRNGKey(0),
+        decoder_params={"temperature": 0.0, "rescale_log_probs": False},
+    )
+    greedy = sample(model, params, inputs, jax.random.key(0), targets.shape[1], temperature=0.0)
+    np.testing.assert_array_equal(decodes, greedy)
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_t5x_computes_with_a_t5_1_0_that_we_export_what_we_do(to, tmp_path):
+    path, model, params = exported(tmp_path, to, **tiny_checkpoints.T5_1_0)
+    assert_t5x_computes_what_we_do(path, model, params)
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_t5x_trains_a_policy_that_we_export_and_we_read_what_it_trained(to, data_dir, tmp_path):
+    path, model, params = exported(tmp_path, to)
+    assert_t5x_computes_what_we_do(path, model, params)
+    sizes = tmp_path / "sizes.gin"
+    sizes.write_text(
+        "from __gin__ import dynamic_registration\n"
+        "from t5x.examples.t5 import network\n"
+        + "".join(f"network.T5Config.{name} = {value}\n" for name, value in SIZES.items())
+    )
+    last = train(
+        "sft.gin",
+        data_dir,
+        tmp_path / "trained",
+        sizes,
+        MIXTURE_OR_TASK_NAME="tldr_mini_sft",
+        TASK_FEATURE_LENGTHS=LENGTHS,
+        INITIAL_CHECKPOINT_PATH=str(path),
+    )
+    found = open_checkpoint(str(tmp_path / "trained"))
+    assert found.path == str(last) and found.step == tiny_checkpoints.STEP + 2
+    trained = read_all(found.params)
+    # Adafactor's steps are of the size of the parameters, times the learning rate.
+    moved = jax.tree.map(lambda new, old: np.abs(new - old).max(), trained, params)
+    assert all(0 < size < 0.1 for size in jax.tree.leaves(moved))
+    assert_t5x_computes_what_we_do(last, model, trained)
