@@ -59,6 +59,7 @@ setup(
             "pytest-xdist>=3.5",
             "nbclient>=0.10",  # runs the notebooks
             "ipykernel>=6.29",
+            "safetensors>=0.5",  # its own library checks our reader and writer
         ],
     },
 )

@@ -1,6 +1,8 @@
 """Networks from checkpoints of any format, on the mesh."""
 
 import dataclasses
+import functools
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -128,6 +130,16 @@ def check_rows(found: StoredCheckpoint, pieces: int) -> None:
         )
 
 
+def shapes(model: LanguageModel) -> PyTree:
+    """Shapes of the parameters as `model` makes them; traced once for all of its settings."""
+    return _shapes(json.dumps(model.description(), sort_keys=True))
+
+
+@functools.cache
+def _shapes(description: str) -> PyTree:
+    return jax.eval_shape(registry.build(json.loads(description)).init, jax.random.key(0))
+
+
 def read_params(
     found: StoredCheckpoint, model: LanguageModel, partitioner: Partitioner, dtype: str
 ) -> PyTree:
@@ -135,7 +147,7 @@ def read_params(
 
     Raises UserError if they are not the model's.
     """
-    wanted = jax.eval_shape(model.init, jax.random.key(0))
+    wanted = shapes(model)
     stored = found.params
     if jax.tree.structure(stored) == jax.tree.structure(wanted):
         check_fits(found.path, stored, wanted)

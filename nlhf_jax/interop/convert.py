@@ -15,7 +15,7 @@ from nlhf_jax.interop import huggingface, t5x
 from nlhf_jax.interop.formats import open_checkpoint
 from nlhf_jax.interop.stored_checkpoint import StoredCheckpoint
 from nlhf_jax.models import registry
-from nlhf_jax.networks import check_rows
+from nlhf_jax.networks import check_rows, shapes
 from nlhf_jax.stored_params import check_fits, flattened, read_to_host
 
 FORMATS = ("nlhf", "t5x", "t5x_orbax", "huggingface")
@@ -72,7 +72,7 @@ def convert(
     if vocabulary_bytes is not None:
         check_rows(found, Vocabulary.from_bytes(vocabulary_bytes).size)
     model = registry.build(found.model)
-    wanted = jax.eval_shape(model.per_layer, jax.eval_shape(model.init, jax.random.key(0)))
+    wanted = jax.eval_shape(model.per_layer, shapes(model))
     params = model.per_layer(found.params)
     check_fits(found.path, params, wanted)
 
@@ -94,6 +94,7 @@ def convert(
         with _written_whole(target) as partial:
             huggingface.write(partial, params, model.description(), vocabulary_bytes, dtype)
     else:
+        t5x.check_writable(model.description())
         target = target / f"checkpoint_{found.step}"
         _check_new(target)
         if to == "t5x":

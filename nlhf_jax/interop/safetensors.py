@@ -7,6 +7,7 @@ only.
 
 import dataclasses
 import json
+import math
 import struct
 from collections.abc import Mapping
 from typing import BinaryIO
@@ -84,24 +85,27 @@ def open_file(directory: str, file: str) -> dict[str, Tensor]:
         header = json.loads(store.read(file, byte_range=slice(_LENGTH_BYTES, data)).result().value)
         header.pop("__metadata__", None)
         tensors = {
-            name: Tensor(
-                name,
-                tuple(entry["shape"]),
-                _DTYPES[entry["dtype"]],
-                data + entry["data_offsets"][0],
-                file,
-                store,
-                directory,
-            )
+            name: _tensor(name, entry, data, file, store, directory)
             for name, entry in header.items()
         }
         needed = data + max(entry["data_offsets"][1] for entry in header.values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} has a header that cannot be read ({error})") from error
+        raise ValueError(f"{file} has a header that cannot be read: {error}") from error
     if size < needed:
         last = max(tensors, key=lambda name: tensors[name].start)
         raise ValueError(f"{file} has {size} bytes of {needed}: {last} is cut")
     return tensors
+
+
+def _tensor(name, entry, data: int, file: str, store: ts.KvStore, directory: str) -> Tensor:
+    """The array of one entry of a header, after which the arrays start at byte `data`."""
+    begin, end = entry["data_offsets"]
+    if entry["dtype"] not in _DTYPES:
+        raise ValueError(f"{name} is of type {entry['dtype']}")
+    dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
+    if dtype.itemsize * math.prod(shape) != end - begin:
+        raise ValueError(f"{name} {list(shape)} does not have {end - begin} bytes")
+    return Tensor(name, shape, dtype, data + begin, file, store, directory)
 
 
 def write_file(stream: BinaryIO, arrays: Mapping[str, StoredArray], dtype: np.dtype) -> None:

@@ -37,6 +37,7 @@ from nlhf_jax.stored_params import (
 _STEP = re.compile(r"checkpoint_(\d+)")
 _VERSION = 3  # of the native format
 _CHUNK_BYTES = 64 << 20
+_FIXED = {"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128}
 
 
 def find(path: epath.Path) -> epath.Path | None:
@@ -69,6 +70,16 @@ def read(path: epath.Path) -> StoredCheckpoint:
         model=model_of(shapes, str(path)),
         step=step,
     )
+
+
+def check_writable(model: Mapping[str, Any]) -> None:
+    """Raises UserError if T5X has no T5 with the settings `model`: its gin files cannot say it."""
+    for name, theirs in _FIXED.items():
+        if model[name] != theirs:
+            raise UserError(
+                f"T5X has no such T5: {name} is {model[name]} but T5X's is {theirs}, without a "
+                "setting for it"
+            )
 
 
 def write_native(path: epath.Path, params: PyTree, step: int, dtype: str) -> None:

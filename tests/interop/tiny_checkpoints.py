@@ -4,17 +4,20 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from etils import epath
 
 from nlhf_jax import checkpoints
 from nlhf_jax.data.datasets import Dataset
 from nlhf_jax.data.templates import rater_segments, reward_segments
-from nlhf_jax.data.vocabularies import tldr_mini_vocabulary
+from nlhf_jax.data.vocabularies import tldr_mini_vocabulary, train_vocabulary
+from nlhf_jax.interop import t5x
 from nlhf_jax.interop.convert import convert
 from nlhf_jax.interop.formats import open_checkpoint
 from nlhf_jax.models.t5 import T5, unstack_layers
 from nlhf_jax.stored_params import InMemory, flattened, nested, read_all
 from tests import tiny
 
+WORDS = tldr_mini_vocabulary()
 STEP = 7
 LENGTHS = {"inputs": 12, "targets": 5}
 RATER_LENGTHS = {"text": 9, "summary": 4}
@@ -23,14 +26,12 @@ T5_1_0 = {"mlp_activations": ("relu",), "logits_via_embedding": True}
 
 def model(**settings) -> T5:
     """Two layers, with a row for each piece of tldr_mini's vocabulary; no two sizes are equal."""
-    rows = tldr_mini_vocabulary().size
-    return tiny.model(rows, **({"emb_dim": 12, "heads": 4, "layers": 2} | settings))
+    return tiny.model(WORDS.size, **({"emb_dim": 12, "heads": 4, "layers": 2} | settings))
 
 
 def data() -> Dataset:
     """tldr_mini's vocabulary and templates, without its examples."""
-    words = tldr_mini_vocabulary()
-    return Dataset("nothing", words, rater_segments(words), reward_segments(words))
+    return Dataset("nothing", WORDS, rater_segments(WORDS), reward_segments(WORDS))
 
 
 def write_ours(directory: Path, network: T5, params, step: int = STEP, **described) -> Path:
@@ -40,7 +41,7 @@ def write_ours(directory: Path, network: T5, params, step: int = STEP, **describ
             "kind": "supervised",
             "model": network.description(),
             "feature_lengths": LENGTHS,
-            "vocabulary_bytes": tldr_mini_vocabulary().model_bytes,
+            "vocabulary_bytes": WORDS.model_bytes,
         }
         | described
     )
@@ -59,6 +60,16 @@ def write(directory: Path, to: str, network: T5, params, dtype: str = "float32")
         return source
     convert(str(source), str(directory / to), to, dtype=dtype)
     return directory / to if to == "huggingface" else directory / to / f"checkpoint_{STEP}"
+
+
+def write_native(path: Path, params) -> None:
+    """A native checkpoint of T5X in the existing directory `path`, with no vocabulary beside it."""
+    t5x.write_native(epath.Path(path), in_memory(flattened(params)), STEP, "float32")
+
+
+def other_vocabulary(path: Path) -> bytes:
+    """A SentencePiece model with fewer pieces than tldr_mini's."""
+    return train_vocabulary(["a few words", "and a few more of them"], path, 120).model_bytes
 
 
 def read(path: Path) -> dict[str, np.ndarray]:

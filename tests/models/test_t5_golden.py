@@ -1,18 +1,20 @@
 """Parity with the real T5X: numbers and weights in `shared/golden`, written by T5X itself."""
 
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nlhf_jax.interop.formats import open_checkpoint
 from nlhf_jax.models.language_model import response_mask, token_log_probs
 from nlhf_jax.models.t5 import T5, stack_layers, unstack_layers
 from nlhf_jax.models.t5_layers import T5Config, relative_position_bucket
 from nlhf_jax.rollout import sample
+from nlhf_jax.stored_params import nested, read_all
 from tests.paths import golden_directory
-from tests.zarr_fixture import read_native_t5x_params
 
 TOLERANCE = 2e-5
 
@@ -23,8 +25,17 @@ def golden(request):
     settings = json.loads((directory / "model_config.json").read_text())
     fields = set(T5Config.__dataclass_fields__)
     model = T5(T5Config(**{k: v for k, v in settings.items() if k in fields}))
-    params = read_native_t5x_params(directory / "native" / "checkpoint_3")
-    return model, params, dict(np.load(directory / "golden.npz"))
+    return model, _params(directory), dict(np.load(directory / "golden.npz"))
+
+
+def _params(directory: Path) -> dict:
+    """As T5X restored them; as we read them where nobody has written that down (T5 1.0)."""
+    restored = directory / "train_state_flat.npz"
+    if not restored.exists():
+        return read_all(open_checkpoint(str(directory / "native")).params)
+    state = np.load(restored)
+    names = [name for name in state.files if name.startswith("target/")]
+    return nested({name.removeprefix("target/"): state[name] for name in names})
 
 
 def test_parameter_tree_has_the_names_and_shapes_of_t5x(golden):
