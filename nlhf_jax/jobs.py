@@ -157,7 +157,7 @@ def evaluate(
 
     Args:
       workdir: gets the result.
-      players: policy name -> checkpoint; `DIR#average` for Nash-EMA's averaged parameters.
+      players: policy name -> checkpoint, as in `interop.formats.open_checkpoint`.
       reference: the checkpoint to which KL is measured, the SFT policy.
       data: tasks with `split`.
       partitioner: the mesh.
@@ -201,8 +201,7 @@ def evaluate(
     for index, (name, source) in enumerate(players.items()):
         # P(pi > pi') is over independent draws: one key for all would couple their responses.
         key = jax.random.fold_in(jax.random.key(seed), index)
-        path, _, what = source.partition("#")
-        network = load(path, what=what or "params")
+        network = load(source)
         architecture = str(network.model.description())
         if architecture not in programs:  # players of one architecture share a program
             programs[architecture] = _sampling_program(

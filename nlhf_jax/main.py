@@ -191,7 +191,12 @@ def _convert_parser() -> _Parser:
     )
     parser = _Parser("convert", what, _convert)
     add = parser.add_argument
-    add("--checkpoint", required=True, metavar="DIR", help="nlhf's, T5X's or Hugging Face's")
+    add(
+        "--checkpoint",
+        required=True,
+        metavar="DIR",
+        help="nlhf's, T5X's or Hugging Face's; DIR#best and DIR#average of nlhf's",
+    )
     add("--output", required=True, metavar="DIR", help="where to write")
     add("--to", required=True, metavar="FORMAT", help="nlhf, t5x, t5x_orbax or huggingface")
     add("--dtype", default="float32", metavar="TYPE", help="float32 or bfloat16 (float32)")

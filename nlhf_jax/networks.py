@@ -55,7 +55,6 @@ def load_network(
     partitioner: Partitioner,
     data: Dataset | None = None,
     dtype: str = "float32",
-    what: str = "params",
     kind: str = "policy",
     compute_dtype: str | None = None,
     scan_layers: bool | None = None,
@@ -68,7 +67,6 @@ def load_network(
       partitioner: the mesh.
       data: its vocabulary must be the checkpoint's; says what a foreign checkpoint does not.
       dtype: in which to store the parameters.
-      what: "params" or "average".
       kind: what to take a foreign checkpoint for: "policy", "preference" or "reward".
       compute_dtype: of activations; None for that of the checkpoint's run, float32 if foreign.
       scan_layers: layout of the parameters; None for that of the checkpoint's run, an array for
@@ -78,7 +76,7 @@ def load_network(
     Raises:
       UserError: the checkpoint cannot be read, or does not fit the data.
     """
-    found = open_checkpoint(path, what)
+    found = open_checkpoint(path)
     changes = {"dtype": compute_dtype, "scan_layers": scan_layers}
     changes = {name: value for name, value in changes.items() if value is not None}
     model = registry.build(found.model | changes)

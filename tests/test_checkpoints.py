@@ -13,6 +13,7 @@ import pytest
 from nlhf_jax import checkpoints
 from nlhf_jax.checkpoints import Checkpoints
 from nlhf_jax.errors import UserError
+from nlhf_jax.interop.formats import open_checkpoint as open_any
 from tests.tiny_learner import State
 
 VOCABULARY = bytes(range(256)) * 20
@@ -131,6 +132,7 @@ def test_the_latest_and_the_best_checkpoint_stay(tmp_path, mode, best):
     steps = [(step, {"accuracy": score, "loss": 1.0}) for step, score in scores.items()]
     save(tmp_path, *steps, keep=2, best_metric="accuracy", best_mode=mode)
     assert steps_in(tmp_path) == [best, 5, 6]
+    assert open_any(f"{tmp_path}#best").step == best
     assert checkpoints.load(tmp_path, best=True).step == best
     assert checkpoints.load(tmp_path).step == 6
 

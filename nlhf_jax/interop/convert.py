@@ -41,8 +41,7 @@ def convert(
     converted.
 
     Args:
-      checkpoint: of any format, see `interop.formats.open_checkpoint`; `DIR#average` for
-        Nash-EMA's averaged parameters.
+      checkpoint: of any format, see `interop.formats.open_checkpoint`.
       output: a directory. "nlhf" writes `output/checkpoints/STEP`, both of T5X's
         `output/checkpoint_STEP`, with the vocabulary beside it, and "huggingface" into `output`
         itself, which must be new or empty.
@@ -64,8 +63,7 @@ def convert(
     ):
         if value not in known:
             raise UserError(f"--{name} is {value!r} but is one of {', '.join(known)}")
-    path, _, what = checkpoint.partition("#")
-    found = open_checkpoint(path, what or "params")
+    found = open_checkpoint(checkpoint)
     vocabulary_bytes = found.vocabulary_bytes
     if vocabulary_bytes is None and vocabulary is not None:
         vocabulary_bytes = Vocabulary.load(vocabulary).model_bytes

@@ -351,9 +351,15 @@ def test_t5x_has_not_every_t5(tmp_path, to):
     assert everything(tmp_path) == before
 
 
-def test_only_ours_can_have_an_average(native, tmp_path):
-    with pytest.raises(UserError, match="has no 'average': it is not nlhf's own"):
-        convert(f"{native}#average", str(tmp_path / "there"), "huggingface")
+@pytest.mark.parametrize("which", ["average", "best"])
+def test_only_ours_can_have_an_average_or_a_best_step(native, tmp_path, which):
+    with pytest.raises(UserError, match=f"only checkpoints of nlhf can have #{which}"):
+        convert(f"{native}#{which}", str(tmp_path / "there"), "huggingface")
+
+
+def test_there_is_no_other_choice_of_parameters(native):
+    with pytest.raises(UserError, match="ends in #middle but may in #average or #best"):
+        open_checkpoint(f"{native}#middle")
 
 
 # --- the safetensors library ---------------------------------------------------------------------
