@@ -1,5 +1,8 @@
 """The one exception that means: the user can put this right."""
 
+import contextlib
+from collections.abc import Iterator
+
 
 class UserError(Exception):
     """Bad input: a file, a setting or a checkpoint that cannot be used as it is.
@@ -7,3 +10,18 @@ class UserError(Exception):
     The message is one sentence that names the file and line, or the setting, says what was met and
     what was wanted. The command line prints it without a traceback and exits with code 2.
     """
+
+
+@contextlib.contextmanager
+def unreadable_is_one_error(path: str, what: str) -> Iterator[None]:
+    """Inside, what storage raises about `path`, such as a bucket out of reach, is a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        # Every bucket's library has exceptions of its own.
+        if not (isinstance(error, OSError) or "://" in str(path)):
+            raise
+        reason = getattr(error, "strerror", None) or f"{error}".strip() or type(error).__name__
+        raise UserError(f"{path}: cannot read {what}: {reason.splitlines()[0]}") from error

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 import sentencepiece
 from etils import epath
 
-from nlhf_jax.errors import UserError
+from nlhf_jax.errors import UserError, unreadable_is_one_error
 
 PAD_ID = 0
 EOS_ID = 1
@@ -43,10 +43,8 @@ class Vocabulary:
     @classmethod
     def load(cls, path) -> "Vocabulary":
         """Reads a SentencePiece model file. Raises UserError if that cannot be done."""
-        try:
+        with unreadable_is_one_error(path, "the vocabulary"):
             model_bytes = epath.Path(path).read_bytes()
-        except OSError as error:
-            raise UserError(f"{path}: cannot read the vocabulary: {error.strerror}") from None
         return cls(model_bytes, str(path))
 
     @classmethod

@@ -3,7 +3,7 @@
 from etils import epath
 
 from nlhf_jax import checkpoints
-from nlhf_jax.errors import UserError
+from nlhf_jax.errors import UserError, unreadable_is_one_error
 from nlhf_jax.interop import huggingface, t5x
 from nlhf_jax.interop.stored_checkpoint import StoredCheckpoint
 
@@ -26,6 +26,11 @@ def open_checkpoint(source: str) -> StoredCheckpoint:
     path, _, which = str(source).partition("#")
     if which not in _WHICH:
         raise UserError(f"the checkpoint {source} ends in #{which} but may in #average or #best")
+    with unreadable_is_one_error(path, "the checkpoint"):
+        return _open(path, which)
+
+
+def _open(path: str, which: str) -> StoredCheckpoint:
     directory = epath.Path(path)
     if directory.is_dir():
         directory = directory.resolve() if "://" not in path else directory
@@ -33,7 +38,7 @@ def open_checkpoint(source: str) -> StoredCheckpoint:
             found = known.find(directory)
             if found is not None:
                 if which:
-                    raise UserError(f"{source}: only checkpoints of nlhf can have #{which}")
+                    raise UserError(f"{path}: only checkpoints of nlhf can have #{which}")
                 return known.read(found)
     what, best = _WHICH[which]
     ours = checkpoints.open_checkpoint(path, what=what, best=best)

@@ -56,7 +56,10 @@ class Tensor(StoredArray):
         row_bytes = self.dtype.itemsize * int(np.prod(row_shape))
         begin = self.start + first * row_bytes
         end = begin + (last - first) * row_bytes
-        content = self.store.read(self.file, byte_range=slice(begin, end)).result().value
+        try:
+            content = self.store.read(self.file, byte_range=slice(begin, end)).result().value
+        except Exception as error:  # whatever its storage raises
+            raise damaged(self.checkpoint, self.name, str(error)) from error
         if len(content) != end - begin:
             raise damaged(self.checkpoint, self.name, f"{self.file} is cut")
         array = np.frombuffer(content, self.dtype)

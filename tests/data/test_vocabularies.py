@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import sentencepiece
+from etils import epath
 
 from nlhf_jax.data import jobs, templates, tldr_mini_text, vocabularies
 from nlhf_jax.data.vocabularies import Vocabulary
@@ -118,3 +119,13 @@ def test_answers_of_several_tokens_are_a_user_error(tmp_path):
     words = Vocabulary.load(tmp_path / "no_two.model")
     with pytest.raises(UserError, match="no_two.model splits a rater's answer '1'"):
         words.rater_labels()
+
+
+def test_a_bucket_out_of_reach_is_one_sentence(monkeypatch):
+    # TensorFlow's errors, which a bucket's path raises, are no OSErrors.
+    def out_of_reach(path):
+        raise RuntimeError("Error executing an HTTP request: no such host\n\twhen reading")
+
+    monkeypatch.setattr(type(epath.Path("gs://b/v.model")), "read_bytes", out_of_reach)
+    with pytest.raises(UserError, match="^gs://b/v.model: cannot read the vocabulary: .* host$"):
+        Vocabulary.load("gs://b/v.model")
