@@ -60,6 +60,8 @@ setup(
             "nbclient>=0.10",  # runs the notebooks
             "ipykernel>=6.29",
             "safetensors>=0.5",  # its own library checks our reader and writer
+            "dill>=0.3",  # tfds.testing imports these two
+            "importlib_resources>=6",
         ],
     },
 )
