@@ -158,7 +158,7 @@ def _initial_params(path: str | None, network: T5, setup: Setup) -> PyTree | Non
     params = read_params(found, network, setup.partitioner, "float32")
     # What no shape tells.
     old, new = registry.build(found.model).description(), network.description()
-    for name in new.keys() - {"dtype", "scan_layers"}:
+    for name in sorted(new.keys() - {"dtype", "scan_layers"}):
         if old.get(name) != new[name]:
             raise UserError(
                 f"INITIAL_CHECKPOINT {path} has {name}={old.get(name)} but the model of this run "

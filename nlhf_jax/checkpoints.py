@@ -24,7 +24,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from nlhf_jax.checkpoint_files import check_state_files
 from nlhf_jax.errors import UserError
-from nlhf_jax.stored_params import flattened, nested, open_zarr, orbax_store, place, read_all
+from nlhf_jax.stored_params import flattened, nested, open_zarr, orbax_store, read_all
 
 DIRECTORY = "checkpoints"  # inside a stage's directory
 _STATE = "state"
@@ -36,7 +36,8 @@ class Checkpoint:
     """One checkpoint's parameters and what they are.
 
     Attributes:
-      params: nested dict of arrays, as the model made them.
+      params: nested dict as the model made it: NumPy arrays, or `stored_params.StoredArray` where
+        it was opened only.
       description: see `describe`; plus `step`, `metrics`, `data_position` and `nlhf_jax`, the
         version.
       vocabulary_bytes: the SentencePiece model that the network was trained with.
@@ -243,28 +244,10 @@ def open_checkpoint(path: str, *, what: str = "params", best: bool = False) -> C
     return Checkpoint(params, description, vocabulary_bytes, description["step"], str(step_path))
 
 
-def load(
-    path: str,
-    *,
-    sharding: Any = None,
-    what: str = "params",
-    best: bool = False,
-) -> Checkpoint:
-    """Loads one checkpoint's parameters; the model's code is not needed.
-
-    Args:
-      path: as in `open_checkpoint`, like `what`, `best` and the errors.
-      sharding: None for NumPy arrays; or one `jax.sharding.Sharding` for all arrays, or a nested
-        dict of them like the parameters, to load straight onto the devices.
-      what: "params" or "average".
-      best: the best step instead of the latest.
-    """
+def load(path: str, *, what: str = "params", best: bool = False) -> Checkpoint:
+    """`open_checkpoint`, with the parameters read into NumPy arrays; for looking at them."""
     found = open_checkpoint(path, what=what, best=best)
-    if sharding is None:
-        return dataclasses.replace(found, params=read_all(found.params))
-    if isinstance(sharding, jax.sharding.Sharding):
-        sharding = jax.tree.map(lambda _: sharding, found.params)
-    return dataclasses.replace(found, params=place(found.params, sharding))
+    return dataclasses.replace(found, params=read_all(found.params))
 
 
 def read_description(path: str, *, best: bool = False) -> dict[str, Any]:

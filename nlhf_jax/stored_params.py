@@ -7,7 +7,7 @@ and then each device's part alone, so that a host never holds more than its shar
 import abc
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -296,9 +296,7 @@ def check_fits(checkpoint: str, stored: PyTree, wanted: PyTree) -> None:
         raise UserError(f"the checkpoint {checkpoint} does not fit the model: {differing[0]}{more}")
 
 
-def place(
-    stored: PyTree, sharding: PyTree, dtype: str | None = None, threads: int = _THREADS
-) -> PyTree:
+def place(stored: PyTree, sharding: PyTree, dtype: str | None = None) -> PyTree:
     """Reads arrays straight to where they belong.
 
     Args:
@@ -306,7 +304,6 @@ def place(
       sharding: nested dict of `jax.sharding.Sharding` like it. Of each array a process reads the
         parts that its own devices hold, each once.
       dtype: of the result, to which is cast while reading; None keeps what is stored.
-      threads: arrays that are read at a time.
 
     Raises:
       UserError: an array's file is damaged.
@@ -323,16 +320,12 @@ def place(
 
         return jax.make_array_from_callback(array.shape, where, part)
 
-    return _concurrently(read, (stored, sharding), threads)
+    return _concurrently(read, stored, sharding)
 
 
-def read_all(stored: PyTree, dtype: str | None = None, threads: int = _THREADS) -> PyTree:
-    """All of the arrays, as NumPy arrays of `dtype`; None keeps what is stored."""
-
-    def read(array: StoredArray) -> np.ndarray:
-        return np.asarray(array.read_all(), dtype=dtype and np.dtype(dtype))
-
-    return _concurrently(read, (stored,), threads)
+def read_all(stored: PyTree) -> PyTree:
+    """All of the arrays, as NumPy arrays of the dtypes that are stored."""
+    return _concurrently(StoredArray.read_all, stored)
 
 
 def read_to_host(stored: PyTree, dtype: str) -> PyTree:
@@ -341,8 +334,8 @@ def read_to_host(stored: PyTree, dtype: str) -> PyTree:
     return place(stored, jax.tree.map(lambda _: host, stored), dtype)
 
 
-def _concurrently(function: Callable, trees: Iterable[PyTree], threads: int) -> PyTree:
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+def _concurrently(function: Callable, *trees: PyTree) -> PyTree:
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         futures = jax.tree.map(lambda *leaves: pool.submit(function, *leaves), *trees)
         try:
             return jax.tree.map(lambda future: future.result(), futures)

@@ -14,6 +14,7 @@ from nlhf_jax import checkpoints
 from nlhf_jax.checkpoints import Checkpoints
 from nlhf_jax.errors import UserError
 from nlhf_jax.interop.formats import open_checkpoint as open_any
+from nlhf_jax.stored_params import place
 from tests.tiny_learner import State
 
 VOCABULARY = bytes(range(256)) * 20
@@ -102,18 +103,16 @@ def test_load_needs_only_a_path_and_returns_params_and_what_they_are(tmp_path, f
     assert DESCRIPTION.items() <= loaded.description.items()
 
 
-def test_load_places_params_where_it_is_told(tmp_path):
+def test_params_are_placed_where_they_belong(tmp_path):
     state = make_state()
     save(tmp_path, 7, state=state)
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     cut = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
     by_array = {"decoder": {"kernel": cut}, "encoder": {"scale": whole}}
-    loaded = checkpoints.load(tmp_path, sharding=by_array)
-    assert_same(loaded.params, state.params)
-    assert jax.tree.map(lambda x: x.sharding, loaded.params) == by_array
-    loaded = checkpoints.load(tmp_path, sharding=whole)
-    assert {leaf.sharding for leaf in jax.tree.leaves(loaded.params)} == {whole}
+    placed = place(checkpoints.open_checkpoint(tmp_path).params, by_array)
+    assert_same(placed, state.params)
+    assert jax.tree.map(lambda x: x.sharding, placed) == by_array
 
 
 def test_the_moving_average_is_loaded_by_name(tmp_path):

@@ -179,9 +179,17 @@ def test_parameters_are_cast_while_they_are_read(dtype, stored):
     wanted = array if dtype is None else array.astype(dtype)
     tree = {"w": InMemory("w", array)}
     where = {"w": sharding(("embed", None), (8, 4))}
-    for met in (place(tree, where, dtype)["w"], read_all(tree, dtype)["w"]):
-        assert met.dtype == wanted.dtype
-        np.testing.assert_array_equal(np.asarray(met), wanted)
+    met = place(tree, where, dtype)["w"]
+    assert met.dtype == wanted.dtype
+    np.testing.assert_array_equal(np.asarray(met), wanted)
+
+
+@pytest.mark.parametrize("stored", [np.float32, ml_dtypes.bfloat16, np.float16])
+def test_read_all_keeps_what_is_stored(stored):
+    array = (1 + numbers(8, 4) / 256).astype(stored)
+    met = read_all({"w": InMemory("w", array)})["w"]
+    assert met.dtype == array.dtype
+    np.testing.assert_array_equal(met, array)
 
 
 def test_read_to_host_gives_jax_arrays_on_one_cpu():
