@@ -23,7 +23,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from nlhf_jax.checkpoint_files import check_state_files
-from nlhf_jax.errors import UserError
+from nlhf_jax.errors import UserError, first_line
 from nlhf_jax.stored_params import flattened, nested, open_zarr, orbax_store, read_all
 
 DIRECTORY = "checkpoints"  # inside a stage's directory
@@ -285,15 +285,9 @@ def _version() -> str:
         return "not installed"
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    line = text.splitlines()[0]
-    return line if len(line) <= 200 else line[:200] + "..."
-
-
 def _damaged(path: epath.Path, error: Exception) -> UserError:
     return UserError(
-        f"the checkpoint {path} is damaged, files are missing or cut ({_first_line(error)}): "
+        f"the checkpoint {path} is damaged, files are missing or cut ({first_line(error)}): "
         "copy it again from where it came from, or delete this directory to use the step before it"
     )
 

@@ -12,6 +12,12 @@ class UserError(Exception):
     """
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, short enough to stand in another one's sentence."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= 200 else line[:200] + "..."
+
+
 @contextlib.contextmanager
 def unreadable_is_one_error(path: str, what: str) -> Iterator[None]:
     """Inside, what storage raises about `path`, such as a bucket out of reach, is a UserError."""

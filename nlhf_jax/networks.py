@@ -10,6 +10,8 @@ import jax
 
 from nlhf_jax import checkpoints
 from nlhf_jax.data.datasets import Dataset
+from nlhf_jax.data.templates import RaterTemplate, RewardTemplate
+from nlhf_jax.data.vocabularies import Vocabulary
 from nlhf_jax.errors import UserError
 from nlhf_jax.interop.formats import open_checkpoint
 from nlhf_jax.interop.stored_checkpoint import StoredCheckpoint
@@ -100,14 +102,26 @@ def _describe(
             f"the checkpoint {found.path} ({found.format}) does not say with which vocabulary and "
             "lengths it was trained: `nlhf convert` makes one that does"
         )
-    template = {"preference": data.rater, "reward": data.reward}.get(kind)
+    return describe_as(kind, model, feature_lengths, data.vocabulary, data.rater, data.reward)
+
+
+def describe_as(
+    kind: str,
+    model: LanguageModel,
+    feature_lengths: Mapping[str, int],
+    vocabulary: Vocabulary,
+    rater: RaterTemplate,
+    reward: RewardTemplate,
+) -> dict[str, Any]:
+    """`checkpoints.describe` of a network of some kind; what its kind does not need is left out."""
+    template = {"preference": rater, "reward": reward}.get(kind)
     return checkpoints.describe(
         kind=kind,
         model=model.description(),
         feature_lengths=feature_lengths,
-        vocabulary_bytes=data.vocabulary.model_bytes,
+        vocabulary_bytes=vocabulary.model_bytes,
         rater_template=template.segments if template else None,
-        rater_labels=data.vocabulary.rater_labels() if kind == "preference" else None,
+        rater_labels=vocabulary.rater_labels() if kind == "preference" else None,
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import tensorstore as ts
 from etils import epath
 
-from nlhf_jax.errors import UserError
+from nlhf_jax.errors import UserError, first_line
 
 PyTree = Any
 Index = tuple[slice, ...]
@@ -164,7 +164,7 @@ class Zarr(StoredArray):
         try:
             return self.store[index].read().result()
         except Exception as error:  # whatever its file's compression or storage raises
-            raise damaged(self.checkpoint, self.name, _first_line(error)) from error
+            raise damaged(self.checkpoint, self.name, first_line(error)) from error
 
 
 def damaged(checkpoint: str, name: str, reason: str) -> UserError:
@@ -173,11 +173,6 @@ def damaged(checkpoint: str, name: str, reason: str) -> UserError:
         f"the checkpoint {checkpoint} is damaged: the parameter {name} cannot be read ({reason}); "
         "copy it again from where it came from"
     )
-
-
-def _first_line(error: Exception) -> str:
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return line if len(line) <= 200 else line[:200] + "..."
 
 
 # --- Zarr ----------------------------------------------------------------------------------------
@@ -228,7 +223,7 @@ def open_zarr(
         try:
             arrays[name] = Zarr(name, future.result(), checkpoint)
         except Exception as error:
-            raise damaged(checkpoint, name, _first_line(error)) from error
+            raise damaged(checkpoint, name, first_line(error)) from error
         if arrays[name].store.spec().to_json()["driver"] == "zarr":
             _check_chunks(arrays[name], directories[name], keys)
     return arrays

@@ -11,20 +11,14 @@ from collections.abc import Mapping, Sequence
 from nlhf_jax.data import population
 from nlhf_jax.data.batches import Examples, load_examples
 from nlhf_jax.data.templates import (
-    RATER_INSTRUCTION,
-    RATER_SUMMARY_1,
-    RATER_SUMMARY_2,
-    REWARD_INSTRUCTION,
-    REWARD_SUMMARY,
     SHORT_INSTRUCTION,
     SHORT_SUMMARY,
-    SHORT_SUMMARY_1,
-    SHORT_SUMMARY_2,
     RaterTemplate,
     RewardTemplate,
     check_feature_lengths,
     rater_segments,
     reward_segments,
+    short_rater_segments,
 )
 from nlhf_jax.data.vocabularies import Vocabulary, tldr_mini_vocabulary
 from nlhf_jax.evaluation.judges import Judge, PopulationJudge
@@ -168,10 +162,7 @@ def json_lines(
 def _templates(vocabulary: Vocabulary, short: bool) -> tuple[RaterTemplate, RewardTemplate]:
     if short:
         return (
-            rater_segments(vocabulary, SHORT_INSTRUCTION, SHORT_SUMMARY_1, SHORT_SUMMARY_2),
+            short_rater_segments(vocabulary),
             reward_segments(vocabulary, SHORT_INSTRUCTION, SHORT_SUMMARY),
         )
-    return (
-        rater_segments(vocabulary, RATER_INSTRUCTION, RATER_SUMMARY_1, RATER_SUMMARY_2),
-        reward_segments(vocabulary, REWARD_INSTRUCTION, REWARD_SUMMARY),
-    )
+    return rater_segments(vocabulary), reward_segments(vocabulary)

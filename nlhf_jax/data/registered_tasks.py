@@ -42,20 +42,11 @@ def tldr_vocabulary() -> SeqioVocabulary:
     return SeqioVocabulary(_load_tldr_vocabulary)
 
 
-def _short_template(vocabulary: Vocabulary) -> templates.RaterTemplate:
-    return templates.rater_segments(
-        vocabulary,
-        templates.SHORT_INSTRUCTION,
-        templates.SHORT_SUMMARY_1,
-        templates.SHORT_SUMMARY_2,
-    )
-
-
 tasks.register_tasks(
     "tldr_mini",
     sources.tldr_mini_sources(None),
     vocabularies.tldr_mini_vocabulary,
-    _short_template,
+    templates.short_rater_segments,
 )
 tasks.register_tasks(
     "tldr",

@@ -104,6 +104,11 @@ def reward_segments(
     return RewardTemplate(tuple(vocabulary.encode(instruction)), tuple(vocabulary.encode(summary)))
 
 
+def short_rater_segments(vocabulary: Vocabulary) -> RaterTemplate:
+    """`rater_segments` for small models."""
+    return rater_segments(vocabulary, SHORT_INSTRUCTION, SHORT_SUMMARY_1, SHORT_SUMMARY_2)
+
+
 def needed_length(template: RaterTemplate | RewardTemplate, text: int, summary: int) -> int:
     """Tokens of the longest input: whole `text`, summaries of `summary` tokens, and EOS."""
     return text + template.summaries * summary + template.length + 1

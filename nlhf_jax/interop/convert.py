@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 from etils import epath
@@ -15,7 +15,7 @@ from nlhf_jax.interop import huggingface, t5x
 from nlhf_jax.interop.formats import open_checkpoint
 from nlhf_jax.interop.stored_checkpoint import StoredCheckpoint
 from nlhf_jax.models import registry
-from nlhf_jax.networks import check_rows, shapes
+from nlhf_jax.networks import check_rows, describe_as, shapes
 from nlhf_jax.stored_params import check_fits, flattened, read_to_host
 
 FORMATS = ("nlhf", "t5x", "t5x_orbax", "huggingface")
@@ -128,14 +128,13 @@ def _description(
             f"give {' and '.join(missing)}, for example --feature_lengths={example}"
         )
     words = Vocabulary.from_bytes(vocabulary_bytes)
-    template: Callable | None = {"preference": rater_segments, "reward": reward_segments}.get(kind)
-    return checkpoints.describe(
-        kind="supervised" if kind == "policy" else kind,
-        model=registry.build(found.model).description(),
-        feature_lengths=feature_lengths,
-        vocabulary_bytes=vocabulary_bytes,
-        rater_template=template(words).segments if template else None,
-        rater_labels=words.rater_labels() if kind == "preference" else None,
+    return describe_as(
+        "supervised" if kind == "policy" else kind,
+        registry.build(found.model),
+        feature_lengths,
+        words,
+        rater_segments(words),
+        reward_segments(words),
     )
 
 

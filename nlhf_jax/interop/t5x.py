@@ -251,8 +251,9 @@ def _read_orbax(path: epath.Path, state: epath.Path) -> tuple[dict[str, StoredAr
             f"{path} is an Orbax checkpoint but not of T5X, or files such as manifest.ocdbt are "
             f"missing: {state} has no {'state.step' if directories else 'target'}"
         )
-    step = open_zarr(store, {"state.step": "state.step"}, str(path))["state.step"]
-    return open_zarr(store, directories, str(path)), int(step.read_all())
+    opened = open_zarr(store, directories | {"state.step": "state.step"}, str(path))
+    step = opened.pop("state.step")
+    return opened, int(step.read_all())
 
 
 def _per_layer(arrays: Mapping[str, StoredArray], checkpoint: str) -> dict[str, StoredArray]:
