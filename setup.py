@@ -1,14 +1,16 @@
 """nlhf_jax: Nash learning from human feedback in JAX."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
+VERSION = re.search(r'__version__ = "(.*)"', (ROOT / "nlhf_jax/__init__.py").read_text())[1]
 
 setup(
     name="nlhf_jax",
-    version="0.1.0",
+    version=VERSION,
     description="Nash learning from human feedback in JAX, from SFT to a tournament",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -23,8 +25,8 @@ setup(
     package_dir={"": ".", "nlhf_jax.gin_configs": "gin_configs"},
     package_data={
         "nlhf_jax.colab": ["*.ipynb"],
-        "nlhf_jax.data": ["*.model"],
-        "nlhf_jax.evaluation": ["*.html"],
+        "nlhf_jax.data.tldr_mini": ["*.model"],
+        "nlhf_jax.report": ["*.html"],
         "nlhf_jax.gin_configs": ["*.gin", "*/*.gin"],
     },
     entry_points={"console_scripts": ["nlhf = nlhf_jax.main:main"]},

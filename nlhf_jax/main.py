@@ -232,7 +232,8 @@ def _lengths(text: str) -> dict[str, int]:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from nlhf_jax import chain, configuration
+    from nlhf_jax import configuration
+    from nlhf_jax.jobs import chain
 
     def names_stage(override: str) -> bool:
         return "/" in override.partition("=")[0]
@@ -290,7 +291,7 @@ def _sample(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from nlhf_jax.evaluation.report import write_report
+    from nlhf_jax.report.writing import write_report
 
     print(write_report(options.workdir))
 
@@ -298,7 +299,7 @@ def _report(options: argparse.Namespace) -> None:
 def _convert(options: argparse.Namespace) -> None:
     import logging
 
-    from nlhf_jax.interop.convert import convert
+    from nlhf_jax.jobs.convert import convert
 
     # Orbax warns that there is nothing to merge where a checkpoint is written without OCDBT.
     logging.getLogger("absl").setLevel(logging.ERROR)
@@ -317,8 +318,9 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _data(options: argparse.Namespace) -> None:
-    from nlhf_jax.data import jobs
+    from nlhf_jax.data.check import check
     from nlhf_jax.data.vocabularies import Vocabulary
+    from nlhf_jax.jobs.vocabulary import train_from_files
 
     files = {}
     for argument in options.files:
@@ -330,14 +332,14 @@ def _data(options: argparse.Namespace) -> None:
         for name in ("output", "size"):
             if getattr(options, name) is None:
                 raise UserError(f"nlhf data vocabulary needs --{name}=...")
-        vocabulary = jobs.train_vocabulary_from_files(files, options.output, options.size)
+        vocabulary = train_from_files(files, options.output, options.size)
         print(f"{options.output}: {vocabulary.size} pieces")
         return
     vocabulary = options.vocabulary and Vocabulary.load(options.vocabulary)
-    checks = [jobs.check(path, kind, vocabulary or None) for path, kind in files.items()]
-    for check in checks:
-        print(check.report())
-    bad = [check.path for check in checks if check.problems]
+    checks = [check(path, kind, vocabulary or None) for path, kind in files.items()]
+    for found in checks:
+        print(found.report())
+    bad = [found.path for found in checks if found.problems]
     if bad:
         raise UserError(f"there are bad lines in {', '.join(bad)}")
 

@@ -12,14 +12,16 @@ import jax
 import numpy as np
 import pytest
 
-from nlhf_jax import builders, chain, configuration, jobs, networks
-from nlhf_jax.data import tldr
+from nlhf_jax import configuration, jobs
+from nlhf_jax.checkpoints import networks
+from nlhf_jax.checkpoints.arrays import Stacked
+from nlhf_jax.checkpoints.stored import StoredCheckpoint
+from nlhf_jax.data.vocabularies import TLDR_MINI_MODEL
 from nlhf_jax.errors import UserError
-from nlhf_jax.games.jobs import games
-from nlhf_jax.interop.stored_checkpoint import StoredCheckpoint
+from nlhf_jax.jobs import builders, chain
+from nlhf_jax.jobs.findings import games
 from nlhf_jax.models.t5 import T5
 from nlhf_jax.models.t5_layers import T5Config
-from nlhf_jax.stored_params import Stacked
 
 GIN_CONFIGS = Path(__file__).resolve().parents[1] / "gin_configs"
 ALL = sorted(path.relative_to(GIN_CONFIGS).as_posix() for path in GIN_CONFIGS.rglob("*.gin"))
@@ -86,7 +88,7 @@ def placeholders(data_dir: Path) -> dict:
         "INITIAL_CHECKPOINT": "policy",
         "RATER_CHECKPOINT": "rater",
         "DATA_DIR": str(data_dir),
-        "VOCABULARY": str(Path(tldr.__file__).with_name("tldr_mini.model")),
+        "VOCABULARY": str(TLDR_MINI_MODEL),
         "VOCAB_SIZE": 256,
         "VOCABULARY_FILES": {"sft.jsonl": "sft"},
         "LENGTHS": {"inputs": 512, "targets": 64},

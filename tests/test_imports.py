@@ -18,11 +18,11 @@ import pkgutil
 
 import nlhf_jax
 import nlhf_jax.games
-import nlhf_jax.interop
+import nlhf_jax.checkpoints
 import nlhf_jax.learners
 import nlhf_jax.models
 
-for package in (nlhf_jax.games, nlhf_jax.interop, nlhf_jax.learners, nlhf_jax.models):
+for package in (nlhf_jax.checkpoints, nlhf_jax.games, nlhf_jax.learners, nlhf_jax.models):
     for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
 for name in ("losses", "opponents", "optimizers", "raters", "rollout", "sharding"):

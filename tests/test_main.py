@@ -10,8 +10,9 @@ from pathlib import Path
 import gin
 import pytest
 
-from nlhf_jax import chain, main
+from nlhf_jax import main
 from nlhf_jax.errors import UserError
+from nlhf_jax.jobs import chain
 from nlhf_jax.train import Preempted, TrainingDiverged
 from tests import gin_example
 
@@ -24,7 +25,7 @@ gin_example.train_stage.steps = %TRAIN_STEPS
 """
 CHAIN = """
 from __gin__ import dynamic_registration
-from nlhf_jax import chain
+from nlhf_jax.jobs import chain
 SFT_STEPS = 3
 chain.run.stages = [
     {"name": "sft", "job": "train", "gin_file": "run.gin", "macros": {"TRAIN_STEPS": %SFT_STEPS}},

@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 
 from nlhf_jax import opponents
-from nlhf_jax.games.sequences import mixture_log_probs, responses
 from nlhf_jax.models.language_model import EOS, response_mask
 from nlhf_jax.models.t5 import T5
 from nlhf_jax.opponents import POLICY
 from nlhf_jax.rollout import rollout, sample
+from nlhf_jax.studies.sequences import mixture_log_probs, responses
 from tests import tiny
 
 VOCABULARY, LENGTH, SAMPLES = 4, 3, 20_000

@@ -181,7 +181,7 @@ def test_the_best_checkpoint_stays(tmp_path):
     losses = {step: row["loss"] for step, row in lines(tmp_path, "validation").items()}
     assert list(losses) == [10, 20, 30, 40]
     assert saved_steps(tmp_path) == [10, 30, 40]
-    assert checkpoints.load(tmp_path, best=True).step == max(losses, key=losses.get) == 10
+    assert checkpoints.load(f"{tmp_path}#best").step == max(losses, key=losses.get) == 10
 
 
 def test_numbers_about_the_data_are_written_once(tmp_path):
@@ -278,5 +278,5 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bits(tmp_path)
     loaded = checkpoints.load(tmp_path / "killed")
     assert loaded.step == 30
     assert_same(loaded.params, state.params)
-    assert_same(checkpoints.load(tmp_path / "killed", what="average").params, state.average)
+    assert_same(checkpoints.load(f"{tmp_path / 'killed'}#average").params, state.average)
     assert lines(tmp_path / "whole", "train").keys() == lines(tmp_path / "killed", "train").keys()

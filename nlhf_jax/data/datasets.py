@@ -8,7 +8,6 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 
-from nlhf_jax.data import population
 from nlhf_jax.data.batches import Examples, load_examples
 from nlhf_jax.data.templates import (
     SHORT_INSTRUCTION,
@@ -20,6 +19,7 @@ from nlhf_jax.data.templates import (
     reward_segments,
     short_rater_segments,
 )
+from nlhf_jax.data.tldr_mini import population
 from nlhf_jax.data.vocabularies import Vocabulary, tldr_mini_vocabulary
 from nlhf_jax.evaluation.judges import Judge, PopulationJudge
 
@@ -104,7 +104,7 @@ def tldr(
     Args:
       data_dir: a directory for the TFDS files.
       vocabulary: path of a SentencePiece model.
-      files_dir: where the published files are (see `data/tldr_downloads.py` for their places); by
+      files_dir: where the published files are (see `data/tldr/downloads.py` for their places); by
         default `downloads/tldr` below `data_dir`.
       download: fetch those that are not there.
       batches: those of the votes to use, such as ["batch3", "batch22"]; by default all.

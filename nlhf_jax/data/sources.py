@@ -14,10 +14,12 @@ seqio's own TFDS source may ask Google's servers for prepared data; these never 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from nlhf_jax.data import json_lines, tfds_local, tldr, tldr_mini
+from nlhf_jax.data import json_lines, tfds_local
 from nlhf_jax.data.tf_imports import seqio, tf
-from nlhf_jax.data.tldr_files import prompt_parts
-from nlhf_jax.data.tldr_mini_text import SPLIT_COMPARISONS, SPLIT_POSTS
+from nlhf_jax.data.tldr import builder as tldr
+from nlhf_jax.data.tldr.files import prompt_parts
+from nlhf_jax.data.tldr_mini import builder as tldr_mini
+from nlhf_jax.data.tldr_mini.text import SPLIT_COMPARISONS, SPLIT_POSTS
 from nlhf_jax.errors import UserError
 
 _TEXT = tf.TensorSpec((), tf.string)

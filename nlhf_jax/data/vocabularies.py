@@ -18,7 +18,8 @@ PAD_ID = 0
 EOS_ID = 1
 UNK_ID = 2
 
-TLDR_MINI_MODEL = "tldr_mini.model"  # ships with the package, next to this file
+# Ships with the package.
+TLDR_MINI_MODEL = importlib.resources.files("nlhf_jax.data.tldr_mini") / "tldr_mini.model"
 
 
 class Vocabulary:
@@ -97,8 +98,7 @@ class Vocabulary:
 @functools.cache
 def tldr_mini_vocabulary() -> Vocabulary:
     """The vocabulary of `tldr_mini`; it ships with the package."""
-    file = importlib.resources.files("nlhf_jax.data") / TLDR_MINI_MODEL
-    return Vocabulary(file.read_bytes(), f"the package's {TLDR_MINI_MODEL}")
+    return Vocabulary(TLDR_MINI_MODEL.read_bytes(), f"the package's {TLDR_MINI_MODEL.name}")
 
 
 def train_vocabulary(

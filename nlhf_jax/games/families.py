@@ -1,10 +1,9 @@
-"""Where games come from: raters, ratings, dice, chance, and responses that a judge compares.
+"""Where games come from: raters, ratings, dice and chance.
 
 `**regularization` is what `game.from_matrix` takes beside the matrix: tau, reference and
 context_probability.
 """
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,6 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from nlhf_jax.errors import UserError
-from nlhf_jax.evaluation.judges import Judge, answers
 from nlhf_jax.games.game import Game, from_matrix
 
 
@@ -154,34 +152,3 @@ def _unit(matrices: np.ndarray) -> np.ndarray:
     actions = matrices.shape[-1]
     square = np.sum(matrices**2, axis=(-2, -1), keepdims=True) / (actions * (actions - 1))
     return matrices / np.sqrt(square)
-
-
-def from_judge(
-    prompts: Sequence[str],
-    responses: Sequence[Sequence[str]],
-    judge: Judge,
-    **regularization: Any,
-) -> Game:
-    """The game that a judge induces on sampled responses: its actions are the responses.
-
-    Args:
-      prompts: X texts, the contexts.
-      responses: for each of them Y texts; equal texts tie.
-      judge: of `nlhf_jax.evaluation.judges`: a preference model, or a population's exact P.
-
-    Raises:
-      UserError: the prompts do not have the same number of responses.
-    """
-    if len(responses) != len(prompts) or len({len(texts) for texts in responses}) != 1:
-        raise UserError(
-            f"{len(prompts)} prompts have {[len(texts) for texts in responses]} responses, but all "
-            "must have the same number"
-        )
-    count = len(responses[0])
-    matrix = np.full((len(prompts), count, count), 0.5)
-    for i, j in itertools.combinations(range(count), 2):
-        one, other = [texts[i] for texts in responses], [texts[j] for texts in responses]
-        same = np.array([a == b for a, b in zip(one, other, strict=True)])
-        matrix[:, i, j] = np.where(same, 0.5, answers(judge, prompts, one, other))
-        matrix[:, j, i] = 1 - matrix[:, i, j]
-    return from_matrix(matrix, **regularization)

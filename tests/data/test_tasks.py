@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from nlhf_jax import raters
-from nlhf_jax.data import batches, json_lines, templates, tldr_mini_text
+from nlhf_jax.data import batches, json_lines, templates
 from nlhf_jax.data.tf_imports import seqio
+from nlhf_jax.data.tldr_mini import text as tldr_mini_text
 from nlhf_jax.errors import UserError
 from tests.data.conftest import LENGTHS
 

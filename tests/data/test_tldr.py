@@ -14,20 +14,15 @@ import numpy as np
 import pytest
 
 from nlhf_jax import configuration
-from nlhf_jax.data import (
-    datasets,
-    tasks,
-    templates,
-    tldr,
-    tldr_downloads,
-    tldr_files,
-    vocabularies,
-)
+from nlhf_jax.data import datasets, tasks, templates, vocabularies
 from nlhf_jax.data.tf_imports import seqio, tf, tfds
+from nlhf_jax.data.tldr import builder as tldr
+from nlhf_jax.data.tldr import downloads as tldr_downloads
+from nlhf_jax.data.tldr import files as tldr_files
 from nlhf_jax.errors import UserError
 from tests.data import tldr_rows
 
-VOCABULARY = str(pathlib.Path(tldr.__file__).with_name("tldr_mini.model"))
+VOCABULARY = str(vocabularies.TLDR_MINI_MODEL)
 POLICY_LENGTHS = {"inputs": 512, "targets": 64}
 RATER_LENGTHS = {"text": 512, "summary": 64}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nlhf_jax.data import tldr
 from nlhf_jax.data.tf_imports import tfds
+from nlhf_jax.data.tldr import builder as tldr
 from tests.data import tldr_rows
 
 _FILES = tempfile.TemporaryDirectory()

@@ -9,7 +9,8 @@ import threading
 
 import pytest
 
-from nlhf_jax.data import tldr_downloads, tldr_files
+from nlhf_jax.data.tldr import downloads as tldr_downloads
+from nlhf_jax.data.tldr import files as tldr_files
 from nlhf_jax.errors import UserError
 from tests.data import tldr_rows
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from nlhf_jax.data import tldr_mini_text
+from nlhf_jax.data.tldr_mini import text as tldr_mini_text
 from nlhf_jax.errors import UserError
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -25,7 +25,7 @@ def no_network(monkeypatch):
 
 
 def test_builds_without_a_network_and_without_a_word(mini_directory, no_network, capfd):
-    from nlhf_jax.data import tldr_mini
+    from nlhf_jax.data.tldr_mini import builder as tldr_mini
 
     capfd.readouterr()
     rows = list(tldr_mini.load("sft", "test", mini_directory).as_numpy_iterator())
@@ -39,7 +39,7 @@ def test_builds_without_a_network_and_without_a_word(mini_directory, no_network,
 
 
 def test_votes_come_with_the_share_of_the_jury(mini_directory, no_network):
-    from nlhf_jax.data import tldr_mini
+    from nlhf_jax.data.tldr_mini import builder as tldr_mini
 
     rows = tldr_mini.load("preferences", "validation", mini_directory).as_numpy_iterator()
     for row, vote in zip(rows, tldr_mini_text.votes("validation"), strict=True):
@@ -54,7 +54,7 @@ def test_votes_come_with_the_share_of_the_jury(mini_directory, no_network):
 
 
 def test_a_second_builder_finds_the_data_of_the_first(mini_directory):
-    from nlhf_jax.data import tldr_mini
+    from nlhf_jax.data.tldr_mini import builder as tldr_mini
 
     tldr_mini.load("sft", "test", mini_directory)
     builder = tldr_mini.TldrMini(config="sft", data_dir=mini_directory)
@@ -65,7 +65,7 @@ def test_a_second_builder_finds_the_data_of_the_first(mini_directory):
 
 
 def test_a_place_that_cannot_be_written_is_a_user_error(tmp_path):
-    from nlhf_jax.data import tldr_mini
+    from nlhf_jax.data.tldr_mini import builder as tldr_mini
 
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match="file: cannot write tldr_mini there"):
@@ -86,7 +86,8 @@ def python(code: str) -> subprocess.CompletedProcess:
 def test_text_raters_and_files_need_no_tensorflow():
     result = python(
         "import sys\n"
-        "from nlhf_jax.data import jobs, json_lines, population, templates, tldr_mini_text\n"
+        "from nlhf_jax.data import check, json_lines, templates\n"
+        "from nlhf_jax.data.tldr_mini import population, text\n"
         "from nlhf_jax.data import batches, vocabularies\n"
         "vocabularies.tldr_mini_vocabulary()\n"
         "assert not {'tensorflow', 'seqio', 'tensorflow_datasets'} & set(sys.modules)\n"

@@ -8,9 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from nlhf_jax.data import population
-from nlhf_jax.data import tldr_mini_lexicon as lexicon
-from nlhf_jax.data import tldr_mini_text as text
+from nlhf_jax.data.tldr_mini import lexicon, population, text
 
 
 def checksum(records) -> str:

@@ -6,9 +6,11 @@ import pytest
 import sentencepiece
 from etils import epath
 
-from nlhf_jax.data import jobs, templates, tldr_mini_text, vocabularies
+from nlhf_jax.data import templates, vocabularies
+from nlhf_jax.data.tldr_mini import text as tldr_mini_text
 from nlhf_jax.data.vocabularies import Vocabulary
 from nlhf_jax.errors import UserError
+from nlhf_jax.jobs.vocabulary import train_tldr_mini_vocabulary
 
 TEXTS = [
     "The library reads CSV files, and writes them: 100 % of the columns.",
@@ -44,7 +46,7 @@ def test_shipped_vocabulary_gives_the_text_back_in_lower_case(vocabulary):
 
 
 def test_shipped_vocabulary_is_the_one_that_the_code_trains(vocabulary, tmp_path):
-    assert jobs.train_tldr_mini_vocabulary(tmp_path / "again.model") == vocabulary
+    assert train_tldr_mini_vocabulary(tmp_path / "again.model") == vocabulary
 
 
 def test_raters_template_costs_a_small_model_eight_tokens(template, vocabulary):

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from nlhf_jax.data import tldr_files
+from nlhf_jax.data.tldr import files as tldr_files
 
 
 def post(number: int, split: str = "train") -> dict:

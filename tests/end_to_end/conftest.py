@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nlhf_jax import data
-from nlhf_jax.data import tldr_mini_text
+from nlhf_jax.data.tldr_mini import text as tldr_mini_text
+from nlhf_jax.data.vocabularies import TLDR_MINI_MODEL
 from nlhf_jax.main import main
 
 TINY = Path(__file__).parent / "tiny.gin"
@@ -33,7 +33,7 @@ class Workplace:
         macros = [
             f"SFT_FILES={{'train': '{self.path('sft.jsonl')}'}}",
             f"PREFERENCE_FILES={{'train': '{self.path('votes.jsonl')}'}}",
-            f"VOCABULARY='{Path(data.__file__).parent / 'tldr_mini.model'}'",
+            f"VOCABULARY='{TLDR_MINI_MODEL}'",
             f"TASK_FEATURE_LENGTHS={RATER_LENGTHS if rater else LENGTHS}",
             f"TRAIN_STEPS={steps}",
             "CHECKPOINT_PERIOD=3",

@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from nlhf_jax.data import population, tldr_mini_text
+from nlhf_jax.data.tldr_mini import population
+from nlhf_jax.data.tldr_mini import text as tldr_mini_text
 from nlhf_jax.evaluation.statistics import count_cyclic_triples
 
 SAMPLES = 4

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nlhf_jax import checkpoints, data
+from nlhf_jax import checkpoints
 from nlhf_jax.data import templates, vocabularies
 from nlhf_jax.main import main
 from tests.data import tldr_rows
@@ -30,7 +30,7 @@ def command(place: Path, job: str, run: str, lengths: str, *macros: str) -> list
         f"DATA_DIR='{place / 'data'}'",
         f"FILES_DIR='{place / 'files'}'",
         "BATCHES=['batch3', 'batch22']",
-        f"VOCABULARY='{Path(data.__file__).parent / 'tldr_mini.model'}'",
+        f"VOCABULARY='{vocabularies.TLDR_MINI_MODEL}'",
         f"TASK_FEATURE_LENGTHS={lengths}",
         "BATCH_SIZE=8",
         "FSDP_AXIS=2",

@@ -3,7 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from nlhf_jax.data import population, tldr_mini_text
+from nlhf_jax.data.tldr_mini import population
+from nlhf_jax.data.tldr_mini import text as tldr_mini_text
 from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation import statistics
 from nlhf_jax.evaluation.judges import PopulationJudge

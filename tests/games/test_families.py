@@ -1,13 +1,9 @@
 """Games from raters, ratings, dice, chance and judges."""
 
-import itertools
-
 import numpy as np
 import pytest
 
-from nlhf_jax.data import population, tldr_mini_text
 from nlhf_jax.errors import UserError
-from nlhf_jax.evaluation.judges import PopulationJudge
 from nlhf_jax.games import families
 from nlhf_jax.games.equilibrium import nash_equilibrium
 
@@ -41,21 +37,6 @@ def test_raters_with_total_orders_can_be_cyclic_together():
 def test_equal_utilities_and_equal_faces_tie():
     np.testing.assert_allclose(families.ordered([1.0, 1.0, 0.0])[:2, :2], 0.5)
     np.testing.assert_allclose(families.from_dice([(1, 2), (2, 3)]).preference[0, 1, 0], 7 / 8)
-
-
-def test_responses_and_the_population_induce_a_game():
-    written = list(itertools.islice(tldr_mini_text.references("test"), 3))
-    posts = [post for post, _ in written]
-    responses = [[*texts[:2], "food nightmare", "food nightmare"] for _, texts in written]
-    judge = PopulationJudge(population.preferences)
-    game = families.from_judge([post.text for post in posts], responses, judge)
-    assert game.preference.shape == (3, 4, 4)
-    for x, post in enumerate(posts):
-        for i, j in itertools.product(range(4), repeat=2):
-            wanted = population.preference(post.text, responses[x][i], responses[x][j])
-            np.testing.assert_allclose(game.preference[x, i, j], wanted)
-    with pytest.raises(UserError, match="same number"):
-        families.from_judge(["a", "b"], [["c"], ["d", "e"]], judge)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from nlhf_jax import losses
-from nlhf_jax.games.sequences import mixture_log_probs, responses
 from nlhf_jax.learners import policy as policy_module
 from nlhf_jax.opponents import POLICY
+from nlhf_jax.studies.sequences import mixture_log_probs, responses
 from tests import tiny
 
 VOCABULARY, LENGTH, TAU = 4, 3, 0.1

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nlhf_jax.interop.formats import open_checkpoint
+from nlhf_jax.checkpoints.arrays import nested, read_all
+from nlhf_jax.checkpoints.opening import open_checkpoint
 from nlhf_jax.models.language_model import response_mask, token_log_probs
 from nlhf_jax.models.t5 import T5, stack_layers, unstack_layers
 from nlhf_jax.models.t5_layers import T5Config, relative_position_bucket
 from nlhf_jax.rollout import sample
-from nlhf_jax.stored_params import nested, read_all
 from tests.paths import golden_directory
 
 TOLERANCE = 2e-5

@@ -1,0 +1,57 @@
+"""What a checkpoint says about itself."""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from nlhf_jax.errors import UserError
+
+
+def describe(
+    *,
+    kind: str,
+    model: Mapping[str, Any],
+    feature_lengths: Mapping[str, int],
+    vocabulary_bytes: bytes,
+    rater_template: Any = None,
+    rater_labels: Any = None,
+) -> dict[str, Any]:
+    """What a checkpoint says about itself, as a JSON-able dict.
+
+    Args:
+      kind: the learner's kind: "supervised", "preference", "reward" or "policy".
+      model: the model's configuration, `dataclasses.asdict(config)`.
+      feature_lengths: tokens per feature, the EOS included.
+      vocabulary_bytes: the SentencePiece model file's content.
+      rater_template: token ids of the template's segments; None where the network rates nothing.
+      rater_labels: token ids of "1" and "2"; None where the network has no such labels.
+    """
+    return {
+        "kind": kind,
+        "model": dict(model),
+        "feature_lengths": dict(feature_lengths),
+        "rater_template": rater_template,
+        "rater_labels": rater_labels,
+        "vocabulary": {
+            "sha256": hashlib.sha256(vocabulary_bytes).hexdigest(),
+            "base64": base64.b64encode(vocabulary_bytes).decode("ascii"),
+        },
+    }
+
+
+def check_same_vocabulary(path: str, model_bytes: bytes, vocabulary: Any) -> None:
+    """Raises UserError unless `vocabulary` is the one that a checkpoint was trained with.
+
+    Args:
+      path: the checkpoint's, for the error.
+      model_bytes: its SentencePiece model.
+      vocabulary: has `model_bytes`, as `data.vocabularies.Vocabulary`.
+    """
+    wanted, met = (hashlib.sha256(m).hexdigest() for m in (model_bytes, vocabulary.model_bytes))
+    if met != wanted:
+        raise UserError(
+            f"the vocabulary (sha256 {met[:12]}) is not the one that the checkpoint "
+            f"{path} was trained with (sha256 {wanted[:12]}): token ids would mean "
+            "other words; use the checkpoint's vocabulary or train again with this one"
+        )

@@ -1,0 +1,171 @@
+"""Networks from checkpoints of any format, on the mesh."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from nlhf_jax.checkpoints.arrays import Stacked, check_fits, place
+from nlhf_jax.checkpoints.description import check_same_vocabulary, describe
+from nlhf_jax.checkpoints.opening import open_checkpoint
+from nlhf_jax.checkpoints.stored import StoredCheckpoint
+from nlhf_jax.data.datasets import Dataset
+from nlhf_jax.data.templates import RaterTemplate, RewardTemplate
+from nlhf_jax.data.vocabularies import Vocabulary
+from nlhf_jax.errors import UserError
+from nlhf_jax.models import registry
+from nlhf_jax.models.language_model import LanguageModel, PyTree
+from nlhf_jax.raters import PreferenceModel, RewardModel, Template
+from nlhf_jax.sharding import Partitioner
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A frozen network from a checkpoint, on the mesh, with what the checkpoint says of itself."""
+
+    model: LanguageModel
+    params: PyTree
+    description: dict[str, Any]
+    vocabulary_bytes: bytes
+
+    @property
+    def kind(self) -> str:
+        return self.description["kind"]
+
+    @property
+    def feature_lengths(self) -> dict[str, int]:
+        return self.description["feature_lengths"]
+
+    def preference_model(self) -> PreferenceModel:
+        return PreferenceModel(
+            self.model, self._template(), tuple(self.description["rater_labels"])
+        )
+
+    def reward_model(self) -> RewardModel:
+        return RewardModel(self.model, self._template())
+
+    def _template(self) -> Template:
+        segments = self.description["rater_template"]
+        return tuple(s if isinstance(s, str) else tuple(s) for s in segments)
+
+
+def load_network(
+    path: str,
+    partitioner: Partitioner,
+    data: Dataset | None = None,
+    dtype: str = "float32",
+    kind: str = "policy",
+    compute_dtype: str | None = None,
+    scan_layers: bool | None = None,
+    feature_lengths: Mapping[str, int] | None = None,
+) -> Network:
+    """Reads a checkpoint of any format straight onto the mesh.
+
+    Args:
+      path: as in `checkpoints.open_checkpoint`.
+      partitioner: the mesh.
+      data: its vocabulary must be the checkpoint's; says what a foreign checkpoint does not.
+      dtype: in which to store the parameters.
+      kind: what to take a foreign checkpoint for: "policy", "preference" or "reward".
+      compute_dtype: of activations; None for that of the checkpoint's run, float32 if foreign.
+      scan_layers: layout of the parameters; None for that of the checkpoint's run, an array for
+        each layer if foreign.
+      feature_lengths: of a foreign checkpoint's texts, see `checkpoints.describe`.
+
+    Raises:
+      UserError: the checkpoint cannot be read, or does not fit the data.
+    """
+    found = open_checkpoint(path)
+    changes = {"dtype": compute_dtype, "scan_layers": scan_layers}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    model = registry.build(found.model | changes)
+    description = found.description or _describe(found, model, data, kind, feature_lengths or {})
+    if data is not None:
+        check_vocabulary(found, data)
+    params = read_params(found, model, partitioner, dtype)
+    return Network(model, params, description, found.vocabulary_bytes)
+
+
+def _describe(
+    found: StoredCheckpoint,
+    model: LanguageModel,
+    data: Dataset | None,
+    kind: str,
+    feature_lengths: Mapping[str, int],
+) -> dict[str, Any]:
+    """What a foreign checkpoint would say of itself, as `checkpoints.describe`."""
+    if data is None:
+        raise UserError(
+            f"the checkpoint {found.path} ({found.format}) does not say with which vocabulary and "
+            "lengths it was trained: `nlhf convert` makes one that does"
+        )
+    return describe_as(kind, model, feature_lengths, data.vocabulary, data.rater, data.reward)
+
+
+def describe_as(
+    kind: str,
+    model: LanguageModel,
+    feature_lengths: Mapping[str, int],
+    vocabulary: Vocabulary,
+    rater: RaterTemplate,
+    reward: RewardTemplate,
+) -> dict[str, Any]:
+    """`checkpoints.describe` of a network of some kind; what its kind does not need is left out."""
+    template = {"preference": rater, "reward": reward}.get(kind)
+    return describe(
+        kind=kind,
+        model=model.description(),
+        feature_lengths=feature_lengths,
+        vocabulary_bytes=vocabulary.model_bytes,
+        rater_template=template.segments if template else None,
+        rater_labels=vocabulary.rater_labels() if kind == "preference" else None,
+    )
+
+
+def check_vocabulary(found: StoredCheckpoint, data: Dataset) -> None:
+    """Raises UserError if the checkpoint was trained with another vocabulary than the data's."""
+    if found.vocabulary_bytes is not None:
+        check_same_vocabulary(found.path, found.vocabulary_bytes, data.vocabulary)
+    check_rows(found, data.vocabulary.size)
+
+
+def check_rows(found: StoredCheckpoint, pieces: int) -> None:
+    """Raises UserError if a vocabulary of `pieces` has more of them than the embedding has rows."""
+    if found.model["vocab_size"] < pieces:
+        raise UserError(
+            f"the checkpoint {found.path} has {found.model['vocab_size']} rows in "
+            f"token_embedder/embedding but the vocabulary has {pieces} pieces: use the vocabulary "
+            "that it was trained with"
+        )
+
+
+def shapes(model: LanguageModel) -> PyTree:
+    """Shapes of the parameters as `model` makes them; traced once for all of its settings."""
+    return _shapes(json.dumps(model.description(), sort_keys=True))
+
+
+@functools.cache
+def _shapes(description: str) -> PyTree:
+    return jax.eval_shape(registry.build(json.loads(description)).init, jax.random.key(0))
+
+
+def read_params(
+    found: StoredCheckpoint, model: LanguageModel, partitioner: Partitioner, dtype: str
+) -> PyTree:
+    """The parameters in `model`'s layout, whichever they are stored in.
+
+    Raises UserError if they are not the model's.
+    """
+    wanted = shapes(model)
+    stored = found.params
+    if jax.tree.structure(stored) == jax.tree.structure(wanted):
+        check_fits(found.path, stored, wanted)
+    else:
+        stored = model.per_layer(stored)
+        check_fits(found.path, stored, jax.eval_shape(model.per_layer, wanted))
+        stored = model.from_per_layer(stored, join=Stacked)
+    sharding = partitioner.tree_sharding(model.logical_axes(), wanted)
+    return place(stored, sharding, dtype)

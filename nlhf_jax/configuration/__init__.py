@@ -1,0 +1,25 @@
+"""Gin files, the values in them, and errors about them that say what to change."""
+
+from nlhf_jax.configuration.messages import message
+from nlhf_jax.configuration.parsing import (
+    FILE_NAME,
+    arguments,
+    macro,
+    parse,
+    replace_strings,
+    run,
+    text,
+    write,
+)
+
+__all__ = [
+    "FILE_NAME",
+    "arguments",
+    "macro",
+    "message",
+    "parse",
+    "replace_strings",
+    "run",
+    "text",
+    "write",
+]

@@ -1,0 +1,342 @@
+"""The `run` job: the stages of a chain, each an ordinary job with a gin file of its own.
+
+A chain's gin file lists them; `stage:NAME` is the directory of an earlier stage:
+
+    chain.run.stages = [
+        {"name": "sft", "job": "train", "gin_file": "runs/sft.gin",
+         "macros": {"TRAIN_STEPS": %SFT_STEPS}},
+        {"name": "nash_md", "job": "train", "gin_file": "runs/policy.gin",
+         "macros": {"INITIAL_CHECKPOINT": "stage:sft", "OPPONENT": "nash_md"}},
+        {"name": "report", "job": "report"},
+    ]
+
+Each stage has its directory `WORKDIR/NAME/`, where `stage.json` says what it was configured with
+and whether it is complete. A complete stage is not run again, an interrupted one resumes.
+"""
+
+import dataclasses
+import difflib
+import gc
+import hashlib
+import importlib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nlhf_jax import configuration
+from nlhf_jax.errors import UserError
+from nlhf_jax.files import write_json
+from nlhf_jax.metrics import duration
+
+# Where each job's function is; `report` is about the whole chain and has no configuration.
+JOBS = {
+    "train": "nlhf_jax.jobs:train",
+    "evaluate": "nlhf_jax.jobs:evaluate",
+    "data": "nlhf_jax.jobs:train_vocabulary",
+    "games": "nlhf_jax.jobs:games",
+    "report": "nlhf_jax.report.writing:write_report",
+}
+REPORT = "report.html"  # in the chain's directory
+_TIMES = "stages.json"  # beside it: seconds per stage; a timing.json would be a training's
+_MARKER = "stage.json"
+_REFERENCE = "stage:"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One entry of `chain.run.stages`.
+
+    Attributes:
+      name: of the stage and its directory.
+      job: one of `JOBS`.
+      gin_files: the stage's configuration; none for a report.
+      macros: values of macros in those files.
+    """
+
+    name: str
+    job: str
+    gin_files: tuple[str, ...] = ()
+    macros: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """A stage with all that decides what it computes.
+
+    Attributes:
+      config: its configuration, with `stage:NAME` for directories: a moved chain is the same.
+      fingerprint: hash of it and of the fingerprints of the stages it builds on.
+      builds_on: names of those stages.
+    """
+
+    stage: Stage
+    config: str
+    fingerprint: str
+    builds_on: tuple[str, ...]
+
+
+def run(
+    workdir: str | os.PathLike,
+    stages: Sequence[Mapping[str, Any]],
+    overrides: Sequence[str] = (),
+    search_paths: Sequence[str] = (),
+) -> None:
+    """Runs those stages that are not complete, in order, and says how long each took.
+
+    Args:
+      workdir: the chain's directory.
+      stages: dicts with `name`, `job`, `gin_file` (one or a list) and `macros`.
+      overrides: "STAGE/NAME=value", which win over the stage's macros.
+      search_paths: where gin files are found, as for `configuration.parse`.
+
+    Raises:
+      UserError: a stage is malformed, or was started with another configuration. All stages are
+        looked at before the first one runs.
+    """
+    started = time.time()
+    workdir = Path(workdir)
+    parsed = _parse_stages(stages)
+    by_stage = _split_overrides(overrides, [stage.name for stage in parsed])
+    plans: dict[str, _Plan] = {}
+    for stage in parsed:
+        plans[stage.name] = _plan(stage, plans, by_stage[stage.name], search_paths)
+    markers = {name: _read_marker(workdir / name / _MARKER) for name in plans}
+    for name, plan in plans.items():
+        _check_unchanged(workdir / name, plan, markers[name], plans)
+
+    times: list[dict[str, Any]] = []
+    for number, (name, plan) in enumerate(plans.items(), start=1):
+        title = f"[{number}/{len(plans)}] {name} ({plan.stage.job})"
+        seconds = markers[name].get("seconds")
+        if seconds is not None:
+            print(f"{title}: complete already", flush=True)
+        else:
+            print(f"{title}: starts", flush=True)
+            seconds = _run_stage(workdir, plan, by_stage[name], search_paths)
+            print(f"{title}: done in {duration(seconds)}", flush=True)
+        times.append({"name": name, "job": plan.stage.job, "seconds": seconds})
+        total = {"started": started, "seconds": round(time.time() - started, 3), "stages": times}
+        write_json(workdir / _TIMES, total)
+    print(_table(times))
+    if (workdir / REPORT).exists():
+        print(f"report: {workdir / REPORT}")
+
+
+# --- what the stages are -------------------------------------------------------------------------
+
+
+def _parse_stages(entries: Sequence[Mapping[str, Any]]) -> list[Stage]:
+    stages: list[Stage] = []
+    for number, entry in enumerate(entries, start=1):
+        where = f"chain.run.stages, entry {number}"
+        if not isinstance(entry, Mapping):
+            raise UserError(f"{where} is {entry!r} but must be a dict with 'name' and 'job'")
+        for key in entry:
+            if key not in ("name", "job", "gin_file", "macros"):
+                raise UserError(
+                    f"{where} has the key {key!r} but only 'name', 'job', 'gin_file' and 'macros' "
+                    "mean something"
+                )
+        for key in ("name", "job"):
+            if key not in entry:
+                raise UserError(f"{where} has no {key!r}")
+        name, job = entry["name"], entry["job"]
+        if not re.fullmatch(r"\w[\w-]*", str(name)):
+            raise UserError(f"{where}: {name!r} cannot name a stage, use letters, digits, _ and -")
+        if name in [stage.name for stage in stages]:
+            raise UserError(f"{where}: there is a stage {name!r} before it already")
+        if job not in JOBS:
+            raise UserError(
+                f"{where}: the job of {name!r} is {job!r} but must be one of {', '.join(JOBS)}"
+            )
+        files = entry.get("gin_file", ())
+        files = (files,) if isinstance(files, str) else tuple(files)
+        stages.append(Stage(name, job, files, entry.get("macros") or {}))
+    if not stages:
+        raise UserError("chain.run.stages is empty: there is nothing to run")
+    return stages
+
+
+def _split_overrides(overrides: Sequence[str], names: list[str]) -> dict[str, list[str]]:
+    by_stage: dict[str, list[str]] = {name: [] for name in names}
+    for override in overrides:
+        name, _, rest = override.partition("/")
+        if name not in by_stage:
+            close = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
+            raise UserError(f"--gin.{override}: there is no stage {name!r}; {hint}")
+        by_stage[name].append(rest)
+    return by_stage
+
+
+def _parse_configuration(
+    stage: Stage, overrides: Sequence[str], search_paths: Sequence[str]
+) -> None:
+    try:
+        configuration.parse(
+            stage.gin_files,
+            overrides,
+            macros=stage.macros,
+            workdir=_REFERENCE + stage.name,
+            search_paths=search_paths,
+        )
+    except UserError as error:
+        raise UserError(f"stage {stage.name!r}: {error}") from error
+
+
+def _plan(
+    stage: Stage,
+    before: Mapping[str, _Plan],
+    overrides: Sequence[str],
+    search_paths: Sequence[str],
+) -> _Plan:
+    _parse_configuration(stage, overrides, search_paths)
+    if stage.job == "report":
+        builds_on = list(before)
+    else:
+        builds_on = sorted(_referenced_stages() - {stage.name})
+    for name in builds_on:
+        if name not in before:
+            raise UserError(
+                f"stage {stage.name!r} uses {_REFERENCE}{name}, but no stage before it is called so"
+            )
+    config = configuration.text()
+    content = [stage.job, config, *(before[name].fingerprint for name in builds_on)]
+    fingerprint = hashlib.sha256("\0".join(content).encode()).hexdigest()
+    return _Plan(stage, config, fingerprint, tuple(builds_on))
+
+
+def _referenced_stages() -> set[str]:
+    names = set()
+
+    def look(text: str) -> str:
+        if text.startswith(_REFERENCE):
+            names.add(_stage_of(text))
+        return text
+
+    configuration.replace_strings(look)
+    return names
+
+
+def _stage_of(reference: str) -> str:
+    """The stage's name in `stage:NAME`, `stage:NAME/path/inside` or `stage:NAME#average`."""
+    return re.split("[/#]", reference.removeprefix(_REFERENCE))[0]
+
+
+# --- running one ---------------------------------------------------------------------------------
+
+
+def _run_stage(
+    workdir: Path, plan: _Plan, overrides: Sequence[str], search_paths: Sequence[str]
+) -> float:
+    """Runs a stage to its end, marks it complete, and returns the seconds that took."""
+    stage, directory = plan.stage, workdir / plan.stage.name
+    begin = time.time()
+    marker = {"job": stage.job, "fingerprint": plan.fingerprint, "config": plan.config}
+    write_json(directory / _MARKER, marker)
+    function = _job_function(stage.job)
+    if stage.job == "report":
+        function(workdir)
+    else:
+        _parse_configuration(stage, overrides, search_paths)
+        configuration.replace_strings(
+            lambda text: (
+                str(workdir / text.removeprefix(_REFERENCE))
+                if text.startswith(_REFERENCE)
+                else text
+            )
+        )
+        configuration.run(function, directory)
+    _forget_programs()
+    seconds = round(time.time() - begin, 3)
+    if not (directory / "timing.json").exists():  # A training writes a more detailed one.
+        write_json(directory / "timing.json", {"started": begin, "seconds": seconds})
+    write_json(directory / _MARKER, marker | {"seconds": seconds})
+    return seconds
+
+
+def _job_function(job: str) -> Callable[..., Any]:
+    module, function = JOBS[job].split(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _forget_programs() -> None:
+    """Frees a stage's arrays and compiled programs, which no other stage can use."""
+    gc.collect()
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+
+
+# --- what a directory says of its stage ----------------------------------------------------------
+
+
+def _read_marker(path: Path) -> dict[str, Any]:
+    """What `_run_stage` wrote: "seconds" is there if the stage is complete; {} if not begun."""
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not JSON: delete {path.parent} to run its stage again"
+        ) from error
+
+
+def _check_unchanged(
+    directory: Path, plan: _Plan, marker: Mapping[str, Any], plans: Mapping[str, _Plan]
+) -> None:
+    if not marker or marker["fingerprint"] == plan.fingerprint:
+        return
+    name = plan.stage.name
+    affected = {name}
+    for other, candidate in plans.items():  # In order, so dependants of dependants are found.
+        if affected & set(candidate.builds_on):
+            affected.add(other)
+    state = "is complete" if "seconds" in marker else "was begun"
+    then = [str(directory.parent / other) for other in plans if other in affected]
+    raise UserError(
+        f"stage {name!r} in {directory} {state} with another configuration "
+        f"({_difference(marker['config'], plan.config)}): use another --workdir, set it back, or "
+        f"delete {' '.join(then)} to run what is affected again"
+    )
+
+
+def _difference(old: str, new: str) -> str:
+    """The first settings that differ, in words."""
+    before, after = _settings(old), _settings(new)
+    changed = [
+        f"{name} was {before.get(name, 'not set')} and is {after.get(name, 'not set')} now"
+        for name in sorted(before.keys() | after.keys())
+        if before.get(name) != after.get(name)
+    ]
+    more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
+    return ", ".join(changed[:3]) + more or "a stage that it builds on has changed"
+
+
+def _settings(config: str) -> dict[str, str]:
+    """{name: value} of a gin file as gin writes it, where a value may go on in indented lines."""
+    settings: dict[str, str] = {}
+    name = None
+    for line in config.splitlines():
+        if match := re.match(r"([^\s#][^=]*?) = (.*)", line):
+            name = match[1]
+            settings[name] = match[2].rstrip("\\").strip()
+        elif name is not None and line.startswith(" "):
+            settings[name] += line.strip()
+        else:
+            name = None
+    return settings
+
+
+def _table(times: Sequence[Mapping[str, Any]]) -> str:
+    width = max(len(row["name"]) for row in times) + 2
+    lines = [f"{'stage':{width}}{'job':10}time"]
+    for row in times:
+        lines.append(f"{row['name']:{width}}{row['job']:10}{duration(row['seconds'])}")
+    total = sum(row["seconds"] for row in times)
+    return "\n".join([*lines, f"{'all':{width}}{'':10}{duration(total)}"])

@@ -1,0 +1,53 @@
+"""The `sample` job: responses of one checkpoint, which needs no configuration."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from nlhf_jax.checkpoints.networks import load_network
+from nlhf_jax.data.vocabularies import Vocabulary
+from nlhf_jax.errors import UserError
+from nlhf_jax.models.language_model import EOS
+from nlhf_jax.rollout import sample as sample_responses
+from nlhf_jax.sharding import Partitioner
+
+
+def sample(
+    checkpoint: str,
+    prompts: Sequence[str],
+    num_samples: int,
+    temperature: float,
+    seed: int,
+    batch_size: int = 32,
+) -> list[list[str]]:
+    """`num_samples` responses of one checkpoint to each prompt.
+
+    Raises UserError if the checkpoint cannot be read or is a rater's.
+    """
+    partitioner = Partitioner(devices=jax.devices()[:1])
+    network = load_network(checkpoint, partitioner)
+    if network.kind not in ("supervised", "policy"):
+        raise UserError(
+            f"the checkpoint {checkpoint} is a {network.kind} model: it rates texts and writes none"
+        )
+    lengths = network.feature_lengths
+    vocabulary = Vocabulary.from_bytes(network.vocabulary_bytes)
+    rows = np.zeros((len(prompts), lengths["inputs"]), np.int32)
+    for row, prompt in zip(rows, prompts, strict=True):
+        tokens = vocabulary.encode(prompt)[: lengths["inputs"] - 1] + [EOS]
+        row[: len(tokens)] = tokens
+    rows = np.repeat(rows, num_samples, axis=0)
+
+    @jax.jit
+    def run(params, inputs, key):
+        return sample_responses(network.model, params, inputs, key, lengths["targets"], temperature)
+
+    texts = []
+    for start in range(0, len(rows), batch_size):
+        chunk = rows[np.minimum(np.arange(start, start + batch_size), len(rows) - 1)]
+        key = jax.random.fold_in(jax.random.key(seed), start)
+        texts += [
+            vocabulary.decode(row.tolist()) for row in np.asarray(run(network.params, chunk, key))
+        ]
+    return [texts[i * num_samples : (i + 1) * num_samples] for i in range(len(prompts))]

@@ -1,0 +1,117 @@
+"""The `train` job: one learner."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import optax
+
+from nlhf_jax import train as loop
+from nlhf_jax.checkpoints.description import describe
+from nlhf_jax.data.datasets import Dataset
+from nlhf_jax.errors import UserError
+from nlhf_jax.jobs import builders
+from nlhf_jax.sharding import Partitioner
+
+# The seqio task that each kind of learner trains on.
+_TASKS = {
+    "supervised": "sft",
+    "preference": "comparisons",
+    "reward": "comparisons",
+    "policy": "prompts",
+}
+
+
+class _Batches:
+    """The loop's view of the training examples: a batch for every step."""
+
+    def __init__(self, examples, batch_size: int, seed: int):
+        self._examples, self._batch_size, self._seed = examples, batch_size, seed
+
+    def batch(self, step_index: int) -> dict[str, np.ndarray]:
+        return self._examples.batch(step_index, self._batch_size, self._seed)
+
+
+def train(
+    workdir: str,
+    learner: builders.Builder,
+    data: Dataset,
+    partitioner: Partitioner,
+    optimizer: optax.GradientTransformation,
+    feature_lengths: Mapping[str, int],
+    train_steps: int,
+    batch_size: int,
+    seed: int,
+    log_period: int,
+    checkpoint_period: int,
+    eval_period: int | None = None,
+    eval_examples: int | None = None,
+    keep_checkpoints: int = 1,
+    best_metric: str | None = None,
+    best_mode: str = "max",
+    microbatches: int = 1,
+) -> None:
+    """Trains one learner in `workdir`, or continues there.
+
+    Args:
+      workdir: gets checkpoints, metrics and timing.
+      learner: a function of `nlhf_jax.jobs.builders`.
+      data: tasks with the splits `train` and, for evaluation, `validation`.
+      partitioner: the mesh.
+      optimizer: from `nlhf_jax.optimizers`.
+      feature_lengths: tokens per feature, EOS included; see `data/datasets.py`.
+      train_steps: optimiser steps in all.
+      batch_size: examples per step, over all devices.
+      seed: of parameters, data order and sampling.
+      log_period: steps per line of metrics.
+      checkpoint_period: steps between checkpoints.
+      eval_period: steps between evaluations; None evaluates after the last step only.
+      eval_examples: how many validation examples; None for all, 0 for no evaluation.
+      keep_checkpoints: the latest ones that stay.
+      best_metric: a validation metric by which one more checkpoint stays.
+      best_mode: "max" or "min".
+      microbatches: parts in which a batch's gradient is computed.
+
+    Raises:
+      UserError: settings, data or checkpoints that cannot be used.
+    """
+    batch_devices = partitioner.mesh.shape["data"] * partitioner.mesh.shape["fsdp"]
+    if batch_size < 1 or batch_size % (batch_devices * microbatches):
+        raise UserError(
+            f"BATCH_SIZE is {batch_size} but must be a multiple of the {batch_devices} devices "
+            f"that share a batch times MICROBATCHES, {microbatches}"
+        )
+    if train_steps < 1:
+        raise UserError(f"TRAIN_STEPS is {train_steps} but must be at least 1")
+    setup = builders.Setup(data, dict(feature_lengths), partitioner, optimizer, seed, microbatches)
+    built = learner(setup)
+    task = _TASKS[built.kind]
+    examples = data.examples(task, "train", feature_lengths)
+    evaluation = ()
+    if eval_examples != 0:
+        held_out = data.examples(task, "validation", feature_lengths)
+        evaluation = list(held_out.take(eval_examples or len(held_out)).eval_batches(batch_size))
+    counts = {f"truncated_{name}": count for name, count in examples.truncated.items()}
+    rater = getattr(built, "rater", None)
+    described = rater.description() if rater is not None else {}
+    loop.train(
+        built,
+        _Batches(examples, batch_size, seed),
+        workdir=workdir,
+        steps=train_steps,
+        description=describe(
+            kind=built.kind,
+            model=built.model.description(),
+            feature_lengths=feature_lengths,
+            vocabulary_bytes=data.vocabulary.model_bytes,
+            rater_template=described.get("template"),
+            rater_labels=described.get("labels"),
+        ),
+        log_period=log_period,
+        checkpoint_period=checkpoint_period,
+        keep_checkpoints=keep_checkpoints,
+        eval_batches=evaluation,
+        eval_period=eval_period,
+        best_metric=best_metric,
+        best_mode=best_mode,
+        data_metrics={"examples": len(examples)} | counts,
+    )

@@ -1,0 +1,57 @@
+"""Training vocabularies: of a chain, of `nlhf data vocabulary`, and the one that ships."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from nlhf_jax.data import json_lines, templates, vocabularies
+from nlhf_jax.data.tldr_mini import text as tldr_mini_text
+from nlhf_jax.data.vocabularies import Vocabulary
+
+_TEMPLATE_TEXTS = (
+    templates.RATER_INSTRUCTION,
+    templates.RATER_SUMMARY_1,
+    templates.RATER_SUMMARY_2,
+    templates.REWARD_INSTRUCTION,
+    templates.REWARD_SUMMARY,
+)
+
+
+def train_vocabulary(workdir: str, files: Mapping[str, str], size: int) -> None:
+    """Trains `workdir/vocabulary.model` on JSON lines.
+
+    Args:
+      workdir: gets the SentencePiece model.
+      files: path -> kind, "sft", "preferences" or "prompts".
+      size: pieces, at most.
+    """
+    train_from_files(files, Path(workdir) / "vocabulary.model", size)
+
+
+def train_from_files(files: Mapping[str, str], path, size: int) -> Vocabulary:
+    """Trains a vocabulary on all texts of JSON lines files and the raters' templates.
+
+    `files` maps paths to kinds. Writes the model to `path`. Raises UserError for bad files or a
+    `size` too small for the characters in them.
+    """
+
+    def texts() -> Iterator[str]:
+        yield from _TEMPLATE_TEXTS
+        for file, kind in files.items():
+            for row in json_lines.read(file, kind):
+                yield from json_lines.texts(row).values()
+
+    # In full before the trainer runs: an error inside its callback would lose its message.
+    return vocabularies.train_vocabulary(list(texts()), path, size)
+
+
+def train_tldr_mini_vocabulary(path) -> Vocabulary:
+    """Trains the vocabulary of `tldr_mini`: every word of its world and of the raters' templates.
+
+    About 250 pieces, one a word, all in lower case; other text is spelled out.
+    """
+    texts = list(_TEMPLATE_TEXTS)
+    for post, summaries in tldr_mini_text.references("train"):
+        texts += [post.text, *summaries]
+    words = sorted({word for text in texts for word in re.findall(r"[a-z0-9]+|[-,]", text.lower())})
+    return vocabularies.train_vocabulary(texts, path, size=512, fold_case=True, whole_words=words)

@@ -1,0 +1,287 @@
+"""What the report of a work directory says, before it is HTML, Markdown or JSON.
+
+Reads (a report needs a tournament, findings or one stage's metrics; the rest may be missing):
+  WORKDIR/tournament/tournament.json  what `TournamentResult.save` wrote
+  WORKDIR/STAGE/findings.json         what `findings.save` wrote, with its figures
+  WORKDIR/STAGE/metrics.jsonl         {"step": 10, "split": "train"|"validation", "loss": 1.5, ...}
+  WORKDIR/metrics.jsonl               the same, of a work directory that holds one training alone
+  WORKDIR/STAGE/timing.json           {"started": Unix time, "seconds": wall time, "steps": 300,
+                                      "steps_per_second": 4.5}
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from nlhf_jax.errors import UserError
+from nlhf_jax.evaluation import tournament
+from nlhf_jax.evaluation.judges import POPULATION
+from nlhf_jax.evaluation.tournament import REFERENCE, TournamentResult
+from nlhf_jax.report import findings, plots
+from nlhf_jax.report.findings import Finding
+
+# What a reader looks for first; the other metrics follow by name.
+_FIRST = ("loss", "accuracy", "win_rate", "preference", "reward", "kl", "entropy", "length")
+_SPLITS = ("train", "validation")
+_NOT_A_CURVE = ("step", "split", "examples")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One training or evaluation of the chain.
+
+    Attributes:
+      name: its directory's.
+      steps: training steps done; None if it is not a training.
+      seconds: wall time; None if not recorded.
+      steps_per_second: without compilation; None if not recorded.
+      data: what it was trained on: number of examples, of texts cut, ...
+      curves: metric -> split -> (steps `[M]`, values `[M]`), the main metrics first.
+    """
+
+    name: str
+    steps: int | None
+    seconds: float | None
+    steps_per_second: float | None
+    data: Mapping[str, float]
+    curves: Mapping[str, Mapping[str, plots.Curve]]
+
+    def last(self, split: str) -> dict[str, float]:
+        """The last finite value of every metric of a split."""
+        found = {}
+        for metric, by_split in self.curves.items():
+            values = by_split.get(split, (None, np.zeros(0)))[1]
+            finite = values[np.isfinite(values)]
+            if finite.size:
+                found[metric] = float(finite[-1])
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What the renderers turn into text. `figures` maps a file's name to its PNG bytes."""
+
+    run: str
+    stages: tuple[Stage, ...]
+    findings: tuple[Finding, ...]
+    tournament: TournamentResult | None
+    verdict: tuple[str, ...]
+    warnings: tuple[str, ...]
+    figures: Mapping[str, bytes]
+
+
+def read_report(workdir: Path) -> Report:
+    """Reads a work directory and draws its figures."""
+    if not workdir.is_dir():
+        raise UserError(f"there is no work directory {workdir}")
+    stages = _read_stages(workdir)
+    path = workdir / "tournament" / "tournament.json"
+    result = TournamentResult.load(path) if path.exists() else None
+    found = tuple(itertools.chain(*(findings.load(workdir / stage.name) for stage in stages)))
+    if result is None and not found and not any(stage.curves for stage in stages):
+        raise UserError(
+            f"{workdir} holds nothing to report: neither tournament/tournament.json nor a"
+            " STAGE/metrics.jsonl with metrics in it nor a STAGE/findings.json"
+        )
+    run = workdir.resolve().name
+    return Report(
+        run=run,
+        stages=stages,
+        findings=found,
+        tournament=result,
+        verdict=() if result is None else tuple(verdict(result)),
+        warnings=() if result is None else tuple(tournament.warnings(result)),
+        figures=_figures(run, stages, result)
+        | {finding_file(finding): finding.png for finding in found},
+    )
+
+
+def verdict(result: TournamentResult) -> list[str]:
+    """The outcome in sentences: who beats everybody, and where the matrix goes in circles."""
+    rates, policies = result.win_rates, result.policies
+    sentences = []
+    for name in policies:
+        others = [(rates.between(name, other), other) for other in policies if other != name]
+        if others and min(cell.value for cell, _ in others) > 0.5:
+            cell, closest = min(others, key=lambda pair: pair[0].value)
+            unsure = "" if rates.is_decided(name, closest) else ", too close to call"
+            sentences.append(
+                f"{name} is preferred to every other policy; the closest is {closest}, beaten with"
+                f" {cell.value:.3f} ({cell.low:.3f} to {cell.high:.3f}{unsure})."
+            )
+    if not sentences and len(policies) > 1:
+        sentences.append("No policy is preferred to every other one.")
+    cycles = result.intransitivity.policy_cycles
+    decided = [
+        cycle for cycle in cycles if all(map(rates.is_decided, cycle, cycle[1:] + cycle[:1]))
+    ]
+    if decided:
+        shown = "; ".join(" beats ".join((*cycle, cycle[0])) for cycle in decided[:3])
+        more = f"; and {len(decided) - 3} more cycles" if len(decided) > 3 else ""
+        sentences.append(f"The matrix goes in circles: {shown}{more}.")
+    elif cycles:
+        sentences.append(
+            f"Cycles among policies: {len(cycles)}, none with all three win rates beyond doubt."
+        )
+    if REFERENCE in rates.names:
+        above = [name for name in policies if rates.between(name, REFERENCE).low > 0.5]
+        sentences.append(
+            f"Preferred to the human references beyond doubt: {', '.join(above) or 'none'}."
+        )
+    return sentences
+
+
+def about_meta_game() -> tuple[str, ...]:
+    """What the table of the game between the policies says and how to read it."""
+    return (
+        "Two sides each send a policy, without knowing whom the other sends: that is a game, and"
+        " the win rates above are its payoffs. Its Nash average is the mixture of policies that"
+        " none of them beats, and of several such mixtures the most even one; a policy's mass is"
+        " its share. Copies of a policy divide its mass and leave the other masses as they are.",
+        "A mass can jump from 0 to 1 when a near tie turns. Where its interval (prompts resampled)"
+        " is wide, these prompts do not settle who is in the mixture: read the interval, not the"
+        " mass.",
+        "Exploitability is by how much the win rate of the best response, the policy that does best"
+        " against this one, is above one half; at 0 none beats it. Its interval is made of those of"
+        " the matrix. All this holds among these policies; others may beat them.",
+    )
+
+
+def about_raters(result: TournamentResult) -> str:
+    """What the table of raters says; there is at least one rater."""
+    says = (
+        f"The share of the votes on {result.raters[0].comparisons:,} comparisons that agree with"
+        " what each rater prefers, with 95 % intervals (bootstrap)."
+    )
+    if result.raters[0].name == POPULATION:
+        says += (
+            " Voters differ, so not even the population's own preference agrees with every vote: it"
+            " is the ceiling."
+        )
+    return says
+
+
+def shares_of_population(result: TournamentResult) -> list[float] | None:
+    """Each rater's accuracy over that of the population; None where that is not known."""
+    ceiling = result.raters[0]
+    if ceiling.name != POPULATION or ceiling.accuracy.value == 0:
+        return None
+    return [rater.accuracy.value / ceiling.accuracy.value for rater in result.raters]
+
+
+def _read_stages(workdir: Path) -> tuple[Stage, ...]:
+    found = []
+    for directory in (workdir, *sorted(path for path in workdir.iterdir() if path.is_dir())):
+        metrics, timing = directory / "metrics.jsonl", directory / "timing.json"
+        if not metrics.exists() and not timing.exists():
+            continue
+        curves, data = _read_metrics(metrics) if metrics.exists() else ({}, {})
+        times = _read_timing(timing) if timing.exists() else {}
+        done = times.get("steps")
+        if done is None and curves:
+            done = max(int(steps[-1]) for splits in curves.values() for steps, _ in splits.values())
+        name = directory.resolve().name
+        order = (
+            times.get("started", math.inf),
+            [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)],
+        )
+        stage = Stage(name, done, times.get("seconds"), times.get("steps_per_second"), data, curves)
+        found.append((order, stage))
+    return tuple(stage for _, stage in sorted(found, key=lambda pair: pair[0]))
+
+
+def _read_metrics(path: Path) -> tuple[dict[str, dict[str, plots.Curve]], dict[str, float]]:
+    """Curves (metric -> split -> curve) and the numbers about the data.
+
+    Of a step that was logged again after a restart, the later values count.
+    """
+    values: dict[str, dict[str, dict[int, float]]] = {}
+    data: dict[str, float] = {}
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            step, split = int(record["step"]), str(record["split"])
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                break  # a line without its newline: the run was killed, or is writing it just now
+            raise UserError(
+                f'{path}, line {number}: expected a JSON object with "step" and "split",'
+                f" got {line[:60]!r}"
+            ) from error
+        numbers = {name: x for name, x in record.items() if isinstance(x, int | float)}
+        if split == "data":
+            data |= {name: x for name, x in numbers.items() if name != "step"}
+        if split in _SPLITS:
+            for metric in numbers.keys() - _NOT_A_CURVE:
+                values.setdefault(metric, {}).setdefault(split, {})[step] = float(numbers[metric])
+    curves = {
+        metric: {
+            split: (np.array(sorted(points)), np.array([points[step] for step in sorted(points)]))
+            for split, points in sorted(values[metric].items())
+        }
+        for metric in sorted(values, key=_rank)
+    }
+    return curves, data
+
+
+def _rank(metric: str) -> tuple[int, str]:
+    places = [place for place, word in enumerate(_FIRST) if word in metric.lower()]
+    return (places[0] if places else len(_FIRST), metric)
+
+
+_TIMES = (("started", float), ("seconds", float), ("steps", int), ("steps_per_second", float))
+
+
+def _read_timing(path: Path) -> dict:
+    try:
+        times = json.loads(path.read_text(encoding="utf-8"))
+        return {name: kind(times[name]) for name, kind in _TIMES if times.get(name) is not None}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f'{path}: expected a JSON object like {{"seconds": 12.5}}') from error
+
+
+def _figures(
+    run: str, stages: tuple[Stage, ...], result: TournamentResult | None
+) -> dict[str, bytes]:
+    figures = {}
+    if result is not None:
+        figures["win_rates.png"] = plots.png(plots.heat_map(result.win_rates, run))
+        measured = [
+            player
+            for player in result.players
+            if player.kl is not None and player.mean_win_rate is not None
+        ]
+        if measured:
+            figures["win_rate_against_kl.png"] = plots.png(
+                plots.win_rate_against_kl(
+                    [player.name for player in measured],
+                    [player.mean_win_rate for player in measured],
+                    [player.kl for player in measured],
+                    [player.kl_standard_error or 0.0 for player in measured],
+                    run,
+                )
+            )
+    for stage in stages:
+        if stage.curves:
+            figure = plots.learning_curves(stage.name, stage.curves, run)
+            figures[curves_file(stage)] = plots.png(figure)
+    return figures
+
+
+def curves_file(stage: Stage) -> str:
+    """The name of a stage's learning curves under figures/."""
+    return f"curves_{stage.name}.png"
+
+
+def finding_file(finding: Finding) -> str:
+    """The name of a finding's picture under figures/."""
+    return f"finding_{finding.name}.png"

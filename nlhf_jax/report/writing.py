@@ -1,0 +1,80 @@
+"""The report of a work directory: one HTML file, and the same as JSON, CSV, Markdown and PNG."""
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+
+from nlhf_jax.evaluation.tournament import TournamentResult
+from nlhf_jax.files import write_whole
+from nlhf_jax.report import html as render_html
+from nlhf_jax.report import markdown as render_markdown
+from nlhf_jax.report.contents import Report, read_report
+
+_SPLITS = ("train", "validation")
+
+
+def write_report(workdir: str | os.PathLike, out_dir: str | os.PathLike | None = None) -> Path:
+    """Writes report.html, .json, .csv and .md, and figures/*.png; returns the path of report.html.
+
+    Every file replaces an earlier one as a whole, report.html last.
+
+    Args:
+      workdir: of `nlhf run`, or of one training.
+      out_dir: where to write; `workdir` if None.
+
+    Raises:
+      UserError: the directory is missing or holds nothing to report, or a file in it cannot be
+        read.
+    """
+    workdir = Path(workdir)
+    out_dir = workdir if out_dir is None else Path(out_dir)
+    report = read_report(workdir)
+    (out_dir / "figures").mkdir(parents=True, exist_ok=True)
+    for name, image in report.figures.items():
+        write_whole(out_dir / "figures" / name, image)
+    if report.tournament is not None:
+        write_whole(out_dir / "report.csv", _csv(report.tournament))
+    write_whole(out_dir / "report.json", _json(report))
+    write_whole(out_dir / "report.md", render_markdown.render(report))
+    write_whole(out_dir / "report.html", render_html.render(report))
+    return out_dir / "report.html"
+
+
+def _json(report: Report) -> str:
+    tree = {
+        "run": report.run,
+        "verdict": report.verdict,
+        "warnings": report.warnings,
+        "stages": [
+            {
+                "name": stage.name,
+                "steps": stage.steps,
+                "seconds": stage.seconds,
+                "steps_per_second": stage.steps_per_second,
+                "data": stage.data,
+                "last": {split: stage.last(split) for split in _SPLITS if stage.last(split)},
+            }
+            for stage in report.stages
+        ],
+        "findings": [
+            {"name": one.name, "title": one.title, "text": one.text, "numbers": one.numbers}
+            for one in report.findings
+        ],
+        "tournament": report.tournament and json.loads(report.tournament.to_json()),
+    }
+    return json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _csv(result: TournamentResult) -> str:
+    """The matrix, one cell a line."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["row", "column", "win_rate_of_row", "low", "high", "prompts"])
+    for row in result.win_rates.names:
+        for column in result.win_rates.names:
+            if row != column:
+                cell = result.win_rates.between(row, column)
+                table.writerow([row, column, cell.value, cell.low, cell.high, result.prompts])
+    return text.getvalue()

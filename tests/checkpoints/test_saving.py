@@ -1,0 +1,297 @@
+"""Checkpoints: whole or not there, self-describing, and plain about what is wrong with them."""
+
+import dataclasses
+import os
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from nlhf_jax import checkpoints
+from nlhf_jax.checkpoints import Checkpoints
+from nlhf_jax.checkpoints.arrays import place
+from nlhf_jax.checkpoints.opening import open_checkpoint as open_any
+from nlhf_jax.errors import UserError
+from tests.tiny_learner import State
+
+VOCABULARY = bytes(range(256)) * 20
+DESCRIPTION = checkpoints.describe(
+    kind="preference",
+    model={"vocab_size": 300, "mlp_activations": ["gelu", "linear"]},
+    feature_lengths={"text": 12, "summary": 4},
+    vocabulary_bytes=VOCABULARY,
+    rater_template=[[5, 6], [7], [8]],
+    rater_labels=[9, 10],
+)
+
+
+def make_state(scale=1.0, average=False):
+    rng = np.random.default_rng(0)
+    params = {
+        "decoder": {"kernel": jnp.asarray(scale * rng.normal(size=(64, 32)), jnp.float32)},
+        "encoder": {"scale": jnp.asarray(scale * rng.normal(size=8), jnp.bfloat16)},
+    }
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+    opt_state = jax.tree.map(lambda x: x + 1, optimizer.init(params))
+    return State(
+        jnp.int32(7), params, opt_state, jax.tree.map(lambda x: 2 * x, params) if average else None
+    )
+
+
+def abstract(state):
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+
+
+def assert_same(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def save(directory, *steps, state=None, **options):
+    """Saves the steps, given as numbers or (number, metrics), and returns when all is on disk."""
+    manager = Checkpoints(directory, **({"keep": 3} | options))
+    for step in steps:
+        step, metrics = step if isinstance(step, tuple) else (step, None)
+        manager.save(step, state or make_state(), DESCRIPTION, {"next_batch": step}, metrics)
+    manager.close()
+
+
+def steps_in(directory):
+    return sorted(int(p.name) for p in (directory / "checkpoints").iterdir() if p.name.isdigit())
+
+
+def restore(directory, state):
+    manager = Checkpoints(directory, keep=3)
+    try:
+        return manager.restore_latest(abstract(state))
+    finally:
+        manager.close()
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_a_restored_state_has_the_saved_bits_structure_and_places(tmp_path, average):
+    state = make_state(average=average)
+    save(tmp_path, 7, state=state)
+    restored, position = restore(tmp_path, state)
+    assert_same(restored, state)
+    assert position == {"next_batch": 7}
+    assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(lambda x: x.sharding, state)
+
+
+def test_nothing_is_restored_from_a_new_directory(tmp_path):
+    assert restore(tmp_path, make_state()) is None
+
+
+@pytest.mark.parametrize("form", ["stage", "checkpoints", "step"])
+def test_load_needs_only_a_path_and_returns_params_and_what_they_are(tmp_path, form):
+    state = make_state()
+    save(tmp_path, 3, 7, state=state)
+    path = {"stage": "", "checkpoints": "checkpoints", "step": "checkpoints/7"}[form]
+    loaded = checkpoints.load(tmp_path / path)
+    assert_same(loaded.params, jax.tree.map(np.asarray, state.params))
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(loaded.params))
+    assert loaded.vocabulary_bytes == VOCABULARY
+    assert loaded.step == 7
+    assert loaded.path == str(tmp_path / "checkpoints" / "7")
+    assert DESCRIPTION.items() <= loaded.description.items()
+
+
+def test_params_are_placed_where_they_belong(tmp_path):
+    state = make_state()
+    save(tmp_path, 7, state=state)
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    cut = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+    by_array = {"decoder": {"kernel": cut}, "encoder": {"scale": whole}}
+    placed = place(checkpoints.open_checkpoint(tmp_path).params, by_array)
+    assert_same(placed, state.params)
+    assert jax.tree.map(lambda x: x.sharding, placed) == by_array
+
+
+def test_the_moving_average_is_loaded_by_name(tmp_path):
+    state = make_state(average=True)
+    save(tmp_path / "with", 7, state=state)
+    loaded = checkpoints.load(f"{tmp_path / 'with'}#average")
+    assert_same(loaded.params, jax.tree.map(np.asarray, state.average))
+    save(tmp_path / "without", 7)
+    with pytest.raises(UserError, match="has no 'average'"):
+        checkpoints.load(f"{tmp_path / 'without'}#average")
+
+
+@pytest.mark.parametrize(("mode", "best"), [("max", 2), ("min", 1)])
+def test_the_latest_and_the_best_checkpoint_stay(tmp_path, mode, best):
+    scores = {1: 0.1, 2: 0.9, 3: 0.3, 4: 0.2, 5: 0.5, 6: 0.4}
+    steps = [(step, {"accuracy": score, "loss": 1.0}) for step, score in scores.items()]
+    save(tmp_path, *steps, keep=2, best_metric="accuracy", best_mode=mode)
+    assert steps_in(tmp_path) == [best, 5, 6]
+    assert open_any(f"{tmp_path}#best").step == best
+    assert checkpoints.load(f"{tmp_path}#best").step == best
+    assert checkpoints.load(tmp_path).step == 6
+
+
+def test_without_a_metric_only_the_latest_stay(tmp_path):
+    save(tmp_path, (1, {"accuracy": 0.9}), (2, {"accuracy": 0.1}), 3, 4, keep=2)
+    assert steps_in(tmp_path) == [3, 4]
+    with pytest.raises(UserError, match="no best checkpoint"):
+        checkpoints.load(f"{tmp_path}#best")
+
+
+def test_an_asynchronous_save_is_not_touched_by_the_steps_after_it(tmp_path):
+    """On CPU the host's view of an array can share its buffer, which the next step overwrites."""
+    step = jax.jit(lambda tree: jax.tree.map(lambda x: x + 1, tree), donate_argnums=0)
+    state = {"params": {f"w{i}": jnp.full((512, 512), float(i)) for i in range(12)}}
+    expected = jax.tree.map(np.array, state)
+    manager = Checkpoints(tmp_path, keep=1)
+    manager.save(1, state, DESCRIPTION, {"next_batch": 1})
+    for _ in range(20):
+        state = step(state)
+    manager.close()
+    assert_same(checkpoints.load(tmp_path).params, expected["params"])
+
+
+def test_an_unfinished_save_is_ignored_and_cleared_away(tmp_path):
+    save(tmp_path, 3)
+    directory = tmp_path / "checkpoints"
+    partial = directory / "6.orbax-checkpoint-tmp"
+    shutil.copytree(directory / "3", partial)
+    assert checkpoints.load(tmp_path).step == 3
+    assert restore(tmp_path, make_state())[1] == {"next_batch": 3}
+    assert not partial.exists()
+
+
+def test_a_half_deleted_old_step_disturbs_nobody(tmp_path):
+    metrics = {"accuracy": 0.5}
+    save(tmp_path, (1, metrics), (2, metrics), (3, metrics), best_metric="accuracy")
+    old = tmp_path / "checkpoints" / "1"
+    shutil.rmtree(old / "description")
+    (old / "_CHECKPOINT_METADATA").unlink()
+    assert checkpoints.load(f"{tmp_path}#best").step == 3
+    save(tmp_path, (4, metrics), keep=2, best_metric="accuracy")
+    assert steps_in(tmp_path) == [3, 4]
+
+
+def files_of(directory):
+    return sorted(
+        os.path.relpath(os.path.join(root, name), directory)
+        for root, _, names in os.walk(directory)
+        for name in names
+    )
+
+
+@pytest.mark.filterwarnings("error")  # Nothing is printed beside the one sentence.
+@pytest.mark.parametrize("damage", ["delete", "empty", "halve"])
+def test_a_damaged_checkpoint_is_an_error_or_still_has_every_bit(tmp_path, damage):
+    """Each kind of file in turn; some are of no consequence, but no damage gives wrong numbers."""
+    state = make_state()
+    whole = tmp_path / "whole"
+    save(whole, 7, state=state)
+    refused = {"load": 0, "restore": 0}
+    for name in files_of(whole):
+        broken = tmp_path / "broken"
+        shutil.rmtree(broken, ignore_errors=True)
+        shutil.copytree(whole, broken)
+        size = (broken / name).stat().st_size
+        if damage == "delete":
+            (broken / name).unlink()
+        else:
+            os.truncate(broken / name, 0 if damage == "empty" else size // 2)
+        try:
+            loaded = checkpoints.load(broken)
+            assert_same(loaded.params, jax.tree.map(np.asarray, state.params))
+            assert loaded.vocabulary_bytes == VOCABULARY
+        except UserError as error:
+            assert str(broken / "checkpoints" / "7") in str(error)
+            assert "damaged" in str(error)
+            assert "\n" not in str(error)
+            refused["load"] += 1
+        try:
+            assert_same(restore(broken, state)[0], state)
+        except UserError as error:
+            assert "damaged" in str(error)
+            refused["restore"] += 1
+    # At the least the description, the tree, the index and the arrays themselves.
+    assert refused["load"] >= 4 and refused["restore"] >= 4
+
+
+def test_a_cut_file_is_named_with_its_size(tmp_path):
+    save(tmp_path, 7)
+    state = tmp_path / "checkpoints" / "7" / "state"
+    largest = max(state.glob("ocdbt.process_0/d/*"), key=lambda path: path.stat().st_size)
+    size = largest.stat().st_size
+    os.truncate(largest, size // 2)
+    with pytest.raises(UserError, match=rf"{largest.name} has {size // 2} bytes of at least "):
+        checkpoints.load(tmp_path)
+
+
+def test_a_vocabulary_that_was_altered_inside_is_noticed(tmp_path):
+    save(tmp_path, 7)
+    path = tmp_path / "checkpoints" / "7" / "description" / "metadata"
+    text = path.read_text()
+    assert "AAECAwQF" in text
+    path.write_text(text.replace("AAECAwQF", "AAECAwQG"))
+    with pytest.raises(UserError, match="vocabulary inside does not match its checksum"):
+        checkpoints.load(tmp_path)
+
+
+def test_where_there_is_no_checkpoint_one_sentence_says_what_is_there(tmp_path):
+    with pytest.raises(UserError, match=r"the checkpoint directory .*/nowhere does not exist"):
+        checkpoints.load(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"/empty holds no checkpoint"):
+        checkpoints.load(tmp_path / "empty")
+    (tmp_path / "unfinished" / "checkpoints" / "5.orbax-checkpoint-tmp").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"/unfinished holds no checkpoint"):
+        checkpoints.load(tmp_path / "unfinished")
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(UserError, match=r"notes.txt is a file, not a checkpoint"):
+        checkpoints.load(tmp_path / "notes.txt")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("hello")
+    with pytest.raises(UserError, match=r"/other is not a checkpoint"):
+        checkpoints.load(tmp_path / "other")
+    save(tmp_path / "chain" / "sft", 7)
+    with pytest.raises(UserError, match=r"several stages: give one of .*/chain/sft"):
+        checkpoints.load(tmp_path / "chain")
+
+
+def test_another_models_checkpoint_is_not_restored(tmp_path):
+    state = make_state()
+    save(tmp_path, 7, state=state)
+    params = state.params | {"decoder": {"kernel": jnp.zeros((64, 16))}}
+    with pytest.raises(
+        UserError, match=r"params/decoder/kernel has shape \(64, 32\) there and \(64, 16\) here"
+    ):
+        restore(tmp_path, dataclasses.replace(state, params=params))
+    with pytest.raises(UserError, match=r"average/\S+ has shape none there"):
+        restore(tmp_path, make_state(average=True))
+
+
+@dataclasses.dataclass
+class _Vocabulary:
+    model_bytes: bytes
+
+
+def test_a_vocabulary_must_be_the_checkpoints_own(tmp_path):
+    save(tmp_path, 7)
+    loaded = checkpoints.load(tmp_path)
+    checkpoints.check_same_vocabulary(loaded.path, loaded.vocabulary_bytes, _Vocabulary(VOCABULARY))
+    with pytest.raises(
+        UserError, match=r"is not the one that the checkpoint .*/7 was trained with"
+    ):
+        checkpoints.check_same_vocabulary(
+            loaded.path, loaded.vocabulary_bytes, _Vocabulary(VOCABULARY[1:])
+        )
+
+
+def test_settings_that_make_no_sense_are_refused(tmp_path):
+    with pytest.raises(UserError, match="best_mode is 'most'"):
+        Checkpoints(tmp_path, keep=1, best_mode="most")
+    with pytest.raises(UserError, match="keep_checkpoints is 0"):
+        Checkpoints(tmp_path, keep=0)
