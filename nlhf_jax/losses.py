@@ -1,10 +1,12 @@
 """The maths of the losses, on `[batch, length]` arrays. No state, no models.
 
 B rows, T tokens, V vocabulary. `mask` is float32 `[B, T]`, 1 for tokens of the response (including
-EOS). `weights` is float32 `[B]`: each row's share of the batch, 1/B in training.
-Log-probabilities and KL are in nats.
+EOS). `row_weights` is float32 `[B]`: each row's part of the batch, 1/B in training, 0 for rows that
+only fill a batch up. Log-probabilities and KL are in nats. Shapes are asserted at every door: a
+wrong one would often broadcast to a loss that trains something else.
 """
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -16,6 +18,8 @@ def reward_to_go(per_token: jax.Array) -> jax.Array:
 
 def per_token_kl(logits: jax.Array, reference_logits: jax.Array) -> jax.Array:
     """KL(policy || reference) of the next token at every prefix: `[B, T, V]` twice to `[B, T]`."""
+    chex.assert_rank(logits, 3)
+    chex.assert_equal_shape([logits, reference_logits])
     log_p = jax.nn.log_softmax(logits, axis=-1)
     log_q = jax.nn.log_softmax(reference_logits, axis=-1)
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
@@ -26,7 +30,7 @@ def policy_gradient_sampled_kl(
     reference_log_probs: jax.Array,
     advantages: jax.Array,
     mask: jax.Array,
-    weights: jax.Array,
+    row_weights: jax.Array,
     tau: float,
 ) -> jax.Array:
     """Nash-MD-PG's loss with the KL as sampled log ratios (Munos et al. 2024, sec. 7.1).
@@ -40,17 +44,18 @@ def policy_gradient_sampled_kl(
       reference_log_probs: `[B, T]`, of the same tokens under the reference.
       advantages: `[B]`, for example P(y > y') - 1/2.
       mask: `[B, T]`.
-      weights: `[B]`.
+      row_weights: `[B]`.
       tau: regularisation, >= 0.
 
     Returns:
       A scalar; only its gradient means something.
     """
+    _assert_token_shapes(log_probs, reference_log_probs, mask, per_row=(advantages, row_weights))
     log_ratio = (log_probs - reference_log_probs) * mask
     returns = advantages[:, None] - tau * reward_to_go(log_ratio)
     # The theory has no gradient through the bracket: it is the return of the sampled response.
     returns = jax.lax.stop_gradient(returns)
-    return -jnp.sum(weights[:, None] * mask * returns * log_probs)
+    return -jnp.sum(row_weights[:, None] * mask * returns * log_probs)
 
 
 def policy_gradient_exact_kl(
@@ -58,7 +63,7 @@ def policy_gradient_exact_kl(
     kl: jax.Array,
     advantages: jax.Array,
     mask: jax.Array,
-    weights: jax.Array,
+    row_weights: jax.Array,
     tau: float,
 ) -> jax.Array:
     """The same objective with the exact KL of every prefix in place of the sampled log ratio.
@@ -71,16 +76,17 @@ def policy_gradient_exact_kl(
       kl: `[B, T]` from `per_token_kl`; the gradient flows through it too.
       advantages: `[B]`.
       mask: `[B, T]`.
-      weights: `[B]`.
+      row_weights: `[B]`.
       tau: regularisation, >= 0.
 
     Returns:
       A scalar; only its gradient means something.
     """
+    _assert_token_shapes(log_probs, kl, mask, per_row=(advantages, row_weights))
     kl = kl * mask
     future = reward_to_go(kl) - kl
     returns = jax.lax.stop_gradient(advantages[:, None] - tau * future)
-    return -jnp.sum(weights[:, None] * (mask * returns * log_probs - tau * kl))
+    return -jnp.sum(row_weights[:, None] * (mask * returns * log_probs - tau * kl))
 
 
 def ipo(
@@ -88,7 +94,7 @@ def ipo(
     reference_log_probs: jax.Array,
     preference: jax.Array,
     mask: jax.Array,
-    weights: jax.Array,
+    row_weights: jax.Array,
     tau: float,
 ) -> jax.Array:
     """IPO on pairs of sampled responses y and y' (Calandriello et al. 2024).
@@ -110,42 +116,70 @@ def ipo(
       reference_log_probs: `[B, 2, T]`, of the same tokens under the reference.
       preference: `[B]`, p = P(y > y') in [0, 1].
       mask: `[B, 2, T]`.
-      weights: `[B]`.
+      row_weights: `[B]`.
       tau: regularisation, > 0 for a loss that has a minimum.
 
     Returns:
       A scalar, 0 for a policy that is the reference.
     """
+    chex.assert_shape([log_probs, reference_log_probs, mask], (None, 2, None))
+    chex.assert_equal_shape([log_probs, reference_log_probs, mask])
+    chex.assert_shape([preference, row_weights], (log_probs.shape[0],))
     # The theory has no gradient through p, nor through whoever wrote y and y'.
     preference, reference_log_probs = jax.lax.stop_gradient((preference, reference_log_probs))
     log_ratio = jnp.sum((log_probs - reference_log_probs) * mask, axis=-1)
     h = log_ratio[:, 0] - log_ratio[:, 1]
-    return jnp.sum(weights * (tau * jnp.square(h) - (2.0 * preference - 1.0) * h))
+    return jnp.sum(row_weights * (tau * jnp.square(h) - (2.0 * preference - 1.0) * h))
 
 
 def cross_entropy(log_probs: jax.Array, token_weights: jax.Array) -> jax.Array:
     """Weighted sum of -log p(target): `[B, T]` twice to a scalar."""
+    chex.assert_rank(log_probs, 2)
+    chex.assert_equal_shape([log_probs, token_weights])
     return -jnp.sum(log_probs * token_weights)
 
 
 def preference_cross_entropy(
-    logit: jax.Array, first_share: jax.Array, weights: jax.Array
+    logit: jax.Array, vote_share: jax.Array, row_weights: jax.Array
 ) -> jax.Array:
-    """Cross-entropy of votes: `first_share` in [0, 1] of the raters prefer the first response.
+    """Cross-entropy of votes: `vote_share` in [0, 1] of the raters prefer the first response.
 
     `logit` is log(P / (1 - P)) of the first being preferred: the difference of the two answers'
     logits for a preference model, the difference of the rewards for Bradley-Terry. All are `[B]`.
     """
-    losses = -first_share * jax.nn.log_sigmoid(logit)
-    losses -= (1.0 - first_share) * jax.nn.log_sigmoid(-logit)
-    return jnp.sum(weights * losses)
+    chex.assert_rank(logit, 1)
+    chex.assert_equal_shape([logit, vote_share, row_weights])
+    losses = -vote_share * jax.nn.log_sigmoid(logit)
+    losses -= (1.0 - vote_share) * jax.nn.log_sigmoid(-logit)
+    return jnp.sum(row_weights * losses)
 
 
-def leave_one_out_advantage(rewards: jax.Array) -> jax.Array:
-    """Each reward minus the mean of the others: `[B]` to `[B]`, B >= 2.
+def centred_preference(preference: jax.Array, row_weights: jax.Array) -> jax.Array:
+    """`P(y > y') - 1/2`, `[B]` to `[B]`: the paper's control variate, which needs no value network.
+
+    1/2 is what the policy has against itself, so it is the mean in self-play. The other rows, whose
+    weights are `row_weights`, have no part in it.
+    """
+    chex.assert_rank(preference, 1)
+    chex.assert_equal_shape([preference, row_weights])
+    return preference - 0.5
+
+
+def leave_one_out(rewards: jax.Array, row_weights: jax.Array) -> jax.Array:
+    """Each reward minus the mean of the others: `[B]` to `[B]`.
 
     The baseline of a row does not depend on the row's own response, so the gradient stays unbiased
-    (Kool et al. 2019, REINFORCE leave-one-out).
+    (Kool et al. 2019, REINFORCE leave-one-out). Rows of weight 0 have no part in the mean; a row
+    without others has the advantage 0.
     """
-    count = rewards.shape[0]
-    return (rewards - jnp.mean(rewards)) * (count / (count - 1))
+    chex.assert_rank(rewards, 1)
+    chex.assert_equal_shape([rewards, row_weights])
+    count = jnp.sum(row_weights > 0)
+    return (rewards - jnp.sum(row_weights * rewards)) * (count / jnp.maximum(count - 1, 1))
+
+
+def _assert_token_shapes(*per_token: jax.Array, per_row: tuple[jax.Array, ...]) -> None:
+    """`[B, T]` all of the first, `[B]` all of the others."""
+    chex.assert_rank(per_token, 2)
+    chex.assert_equal_shape(per_token)
+    chex.assert_shape(per_row, per_token[0].shape[:1])

@@ -1,18 +1,22 @@
-"""Raters: networks that turn a prompt and sampled responses into a number, on the device.
+"""Raters: networks that turn a prompt and sampled responses into a number, on the device; scorers.
 
 The rater reads a template: token segments, some fixed (instruction, labels) and some filled with
 the text and the summaries, packed left without padding between them. The data pipeline packs the
 same segments in the same way on the host, so a rater trained on text judges sampled tokens.
+
+A scorer is what an objective learns from: it says what a rater, or a function of your own, measures
+of responses, and which part of that is an advantage.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from nlhf_jax.models.language_model import EOS, PAD, LanguageModel, PyTree
+from nlhf_jax import losses
+from nlhf_jax.models.language_model import LanguageModel, PyTree, SpecialTokens
 
 # A segment is either fixed token ids or the name of what fills it: "text", "first", "second".
 Template = Sequence[Sequence[int] | str]
@@ -21,14 +25,15 @@ _PREFERENCE_SLOTS = ("text", "first", "second")
 _REWARD_SLOTS = ("text", "first")
 
 
-def pack(template: Template, slots: Mapping[str, jax.Array]) -> jax.Array:
+def pack(template: Template, slots: Mapping[str, jax.Array], special: SpecialTokens) -> jax.Array:
     """Fills a template and closes the gaps: int32 `[B, sum of segment lengths + 1]`.
 
     Padding and EOS inside the slots are dropped; one EOS closes the whole.
 
     Args:
       template: fixed segments (token ids) and names of slots.
-      slots: int32 `[B, L]` for every name, padded with 0 anywhere.
+      slots: int32 `[B, L]` for every name, with padding anywhere.
+      special: the model's.
     """
     batch = next(iter(slots.values())).shape[0]
     segments = [
@@ -38,12 +43,12 @@ def pack(template: Template, slots: Mapping[str, jax.Array]) -> jax.Array:
         for segment in template
     ]
     tokens = jnp.concatenate(segments, axis=1)
-    kept = (tokens != PAD) & (tokens != EOS)
+    kept = (tokens != special.pad) & (tokens != special.eos)
     order = jnp.argsort(~kept, axis=1, stable=True)
-    packed = jnp.take_along_axis(jnp.where(kept, tokens, PAD), order, axis=1)
-    packed = jnp.pad(packed, ((0, 0), (0, 1)))
+    packed = jnp.take_along_axis(jnp.where(kept, tokens, special.pad), order, axis=1)
+    packed = jnp.pad(packed, ((0, 0), (0, 1)), constant_values=special.pad)
     end = jnp.sum(kept, axis=1, keepdims=True)
-    return jnp.where(jnp.arange(packed.shape[1]) == end, EOS, packed)
+    return jnp.where(jnp.arange(packed.shape[1]) == end, special.eos, packed)
 
 
 def interleave(one: jax.Array, other: jax.Array) -> jax.Array:
@@ -74,7 +79,8 @@ class PreferenceModel:
 
     def logit(self, params: PyTree, text: jax.Array, first: jax.Array, second: jax.Array):
         """log(P / (1 - P)), float32 `[B]`, from token arrays `[B, S]`, `[B, T]`, `[B, T]`."""
-        inputs = pack(self.template, {"text": text, "first": first, "second": second})
+        slots = {"text": text, "first": first, "second": second}
+        inputs = pack(self.template, slots, self.model.tokens)
         logits = _first_logits(self.model, params, inputs)
         return logits[:, self.labels[0]] - logits[:, self.labels[1]]
 
@@ -124,7 +130,7 @@ class RewardModel:
 
     def reward(self, params: PyTree, text: jax.Array, response: jax.Array) -> jax.Array:
         """Float32 `[B]`, from `[B, S]` and `[B, T]`; only differences on a text mean something."""
-        inputs = pack(self.template, {"text": text, "first": response})
+        inputs = pack(self.template, {"text": text, "first": response}, self.model.tokens)
         return _first_logits(self.model, params, inputs)[:, -1]
 
 
@@ -137,3 +143,81 @@ def _check_slots(template: Template, wanted: tuple[str, ...]) -> None:
     found = tuple(segment for segment in template if isinstance(segment, str))
     if sorted(found) != sorted(wanted):
         raise ValueError(f"the template has the slots {found}, a rater of this kind fills {wanted}")
+
+
+# --- scorers -------------------------------------------------------------------------------------
+
+
+class Scorer(Protocol):
+    """What an objective learns from; a rater, or a function of your own.
+
+    Attributes:
+      measures: what the scores are, the name of their metric: "preference", "reward", ...
+      pairwise: whether a score compares y with a second response.
+    """
+
+    measures: str
+    pairwise: bool
+
+    def score(
+        self, params: PyTree, text: jax.Array, y: jax.Array, other: jax.Array | None
+    ) -> jax.Array:
+        """What is measured, float32 `[B]`: if pairwise a preference P(y > other) in [0, 1].
+
+        `text` is `[B, S]`, the responses `[B, T]`; `other` is None where nobody wrote a second one.
+        """
+
+    def advantages(self, scores: jax.Array, row_weights: jax.Array) -> jax.Array:
+        """Scores less a baseline that does not depend on a row's own y, `[B]` to `[B]`."""
+
+    def win_rate(
+        self, params: PyTree, text: jax.Array, y: jax.Array, other: jax.Array
+    ) -> jax.Array:
+        """Probability that y is preferred to the other response, float32 `[B]`; for evaluation."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PreferenceScorer:
+    """P(y > y' | x) by a preference model, less the paper's control variate 1/2."""
+
+    rater: PreferenceModel
+    both_orders: bool
+    measures = "preference"
+    pairwise = True
+
+    def score(
+        self, params: PyTree, text: jax.Array, y: jax.Array, other: jax.Array | None
+    ) -> jax.Array:
+        return self.rater.probability(params, text, y, other, self.both_orders)
+
+    def advantages(self, scores: jax.Array, row_weights: jax.Array) -> jax.Array:
+        return losses.centred_preference(scores, row_weights)
+
+    def win_rate(
+        self, params: PyTree, text: jax.Array, y: jax.Array, other: jax.Array
+    ) -> jax.Array:
+        return self.rater.probability(params, text, y, other, both_orders=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardScorer:
+    """The reward of y by a reward model, less the mean reward of the batch's other rows."""
+
+    rater: RewardModel
+    measures = "reward"
+    pairwise = False
+
+    def score(
+        self, params: PyTree, text: jax.Array, y: jax.Array, other: jax.Array | None
+    ) -> jax.Array:
+        return self.rater.reward(params, text, y)
+
+    def advantages(self, scores: jax.Array, row_weights: jax.Array) -> jax.Array:
+        return losses.leave_one_out(scores, row_weights)
+
+    def win_rate(
+        self, params: PyTree, text: jax.Array, y: jax.Array, other: jax.Array
+    ) -> jax.Array:
+        return jax.nn.sigmoid(
+            self.rater.reward(params, text, y) - self.rater.reward(params, text, other)
+        )

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
-from nlhf_jax.models.language_model import EOS, PAD, LanguageModel, PyTree
+from nlhf_jax.models.language_model import LanguageModel, PyTree
 from nlhf_jax.opponents import POLICY, Player
 from nlhf_jax.sharding import constrain
 
@@ -34,7 +34,7 @@ def rollout(
       temperature: divides the mixed logits; 0 takes the most likely token.
 
     Returns:
-      int32 `[B, G, T]`: tokens up to and including EOS, then 0.
+      int32 `[B, G, T]`: tokens up to and including EOS, then padding.
     """
     streams = {
         name: [g for g, player in enumerate(players) if name in player]
@@ -63,19 +63,19 @@ def rollout(
         else:
             key = jax.random.fold_in(rng, position)
             drawn = jax.random.categorical(key, mixed / temperature, axis=-1)
-        drawn = jnp.where(ended, PAD, drawn).astype(jnp.int32)
+        drawn = jnp.where(ended, model.tokens.pad, drawn).astype(jnp.int32)
         responses = jax.lax.dynamic_update_slice_in_dim(
             responses, drawn[:, :, None], position, axis=2
         )
-        return position + 1, drawn, ended | (drawn == EOS), responses, next_caches
+        return position + 1, drawn, ended | (drawn == model.tokens.eos), responses, next_caches
 
     def unfinished(state):
         position, _, ended, _, _ = state
         return (position < max_length) & ~jnp.all(ended)
 
     shape = (batch, len(players))
-    start = jnp.full(shape, PAD, jnp.int32)
-    empty = jnp.full((*shape, max_length), PAD, jnp.int32)
+    start = jnp.full(shape, model.tokens.start, jnp.int32)
+    empty = jnp.full((*shape, max_length), model.tokens.pad, jnp.int32)
     state = (jnp.int32(0), start, jnp.zeros(shape, bool), empty, caches)
     return jax.lax.while_loop(unfinished, step, state)[3]
 

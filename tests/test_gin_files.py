@@ -260,7 +260,7 @@ def learner_of(name: str, data_dir: Path, **macros):
     }[learner.kind]
     shapes = {key: ((size, lengths[value]), np.int32) for key, value in features.items()}
     if learner.kind in ("preference", "reward"):
-        shapes["weight"] = ((size,), np.float32)
+        shapes["vote_share"] = ((size,), np.float32)
     place = setup.partitioner.sharding
     batch = {
         key: jax.ShapeDtypeStruct(
@@ -276,7 +276,7 @@ def check_state(learner) -> None:
     state = learner.abstract_state()
     assert jax.tree.structure(state.params) == jax.tree.structure(shapes_of(learner.model.config))
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype(np.float32)}
-    for leaf in jax.tree.leaves((state.params, state.opt_state, state.average)):
+    for leaf in jax.tree.leaves((state.params, state.opt_state, state.kept)):
         if len(leaf.shape) > 1 and min(leaf.shape[-2:]) >= 64:
             assert math.prod(leaf.sharding.shard_shape(leaf.shape)) * 4 == math.prod(leaf.shape)
 

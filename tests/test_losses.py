@@ -232,16 +232,57 @@ def test_preference_cross_entropy_is_finite_for_a_rater_that_is_sure_and_wrong()
     np.testing.assert_allclose(found, 1e4)
 
 
+EVENLY = np.full(5, 0.2, np.float32)
+
+
 def test_leave_one_out_subtracts_the_mean_of_the_others():
     rewards = _random(0, 5)
     others = [np.mean(np.delete(rewards, i)) for i in range(5)]
-    np.testing.assert_allclose(losses.leave_one_out_advantage(rewards), rewards - others, atol=1e-6)
+    np.testing.assert_allclose(losses.leave_one_out(rewards, EVENLY), rewards - others, atol=1e-6)
 
 
 def test_leave_one_out_does_not_see_what_all_rewards_share():
     rewards = _random(0, 5)
     np.testing.assert_allclose(
-        losses.leave_one_out_advantage(rewards + 7.0),
-        losses.leave_one_out_advantage(rewards),
+        losses.leave_one_out(rewards + 7.0, EVENLY),
+        losses.leave_one_out(rewards, EVENLY),
         atol=1e-5,
     )
+
+
+def test_leave_one_out_does_not_see_rows_that_only_fill_the_batch_up():
+    rewards = _random(0, 5)
+    filled, weights = np.append(rewards, [100.0, -3.0]), np.append(EVENLY, [0, 0])
+    found = losses.leave_one_out(filled.astype(np.float32), weights.astype(np.float32))
+    np.testing.assert_allclose(found[:5], losses.leave_one_out(rewards, EVENLY), atol=1e-5)
+
+
+def test_a_reward_without_others_is_no_advantage():
+    assert losses.leave_one_out(np.full(1, 3.0), np.ones(1)) == 0.0
+
+
+def _one_off_shapes():
+    """Every loss with one argument whose shape would broadcast."""
+    per_token, per_row = np.ones((4, 3), np.float32), np.full(4, 0.25, np.float32)
+    pair = np.ones((4, 2, 3), np.float32)
+    calls = {
+        "policy_gradient_sampled_kl": [per_token, per_token, per_row, per_token, per_row, TAU],
+        "policy_gradient_exact_kl": [per_token, per_token, per_row, per_token, per_row, TAU],
+        "ipo": [pair, pair, per_row, pair, per_row, TAU],
+        "cross_entropy": [per_token, per_token],
+        "preference_cross_entropy": [per_row, per_row, per_row],
+        "leave_one_out": [per_row, per_row],
+        "centred_preference": [per_row, per_row],
+        "per_token_kl": [pair, pair],
+    }
+    for name, arguments in calls.items():
+        for position, value in enumerate(arguments):
+            if isinstance(value, np.ndarray):
+                wrong = [*arguments[:position], value[:1], *arguments[position + 1 :]]
+                yield pytest.param(name, wrong, id=f"{name}-{position}")
+
+
+@pytest.mark.parametrize(("name", "arguments"), list(_one_off_shapes()))
+def test_no_loss_broadcasts_a_wrong_shape(name, arguments):
+    with pytest.raises(AssertionError, match="shape"):
+        getattr(losses, name)(*arguments)

@@ -43,6 +43,10 @@ def room(module: str) -> str:
     return parts[1] if len(parts) > 1 else "__init__"
 
 
+def room_of(file: str) -> str:
+    return room("nlhf_jax." + file.removesuffix(".py").replace("/", "."))
+
+
 def imports(path: Path) -> set[str]:
     """Rooms that a file imports, anywhere in it."""
     found = set()
@@ -71,15 +75,14 @@ FILES = sorted(
 
 
 def test_every_file_has_a_room():
-    assert {room("nlhf_jax." + name.removesuffix(".py").replace("/", ".")) for name in FILES} <= set(
-        ORDER
-    )
+    assert {
+        room("nlhf_jax." + name.removesuffix(".py").replace("/", ".")) for name in FILES
+    } <= set(ORDER)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_nothing_imports_what_stands_above_it(name):
-    here = room("nlhf_jax." + name.removesuffix(".py").replace("/", "."))
-    above = set(ORDER[ORDER.index(here) + 1 :])
+    above = set(ORDER[ORDER.index(room_of(name)) + 1 :])
     assert not imports(PACKAGE / name) & above
 
 

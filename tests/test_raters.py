@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import special
 
-from nlhf_jax.models.language_model import EOS
 from nlhf_jax.raters import PreferenceModel, RewardModel, pack
 from tests import tiny
+from tests.tiny import EOS
 
 NETWORK = tiny.model(tiny.RATER_VOCABULARY)
 PREFERENCE = PreferenceModel(NETWORK, tiny.PREFERENCE_TEMPLATE, tiny.LABELS)
@@ -54,7 +54,7 @@ def _packed_by_hand(template, row):
 
 @pytest.mark.parametrize("template", [tiny.PREFERENCE_TEMPLATE, tiny.REWARD_TEMPLATE])
 def test_packing_closes_every_gap_and_ends_once(template):
-    packed = np.asarray(pack(template, _slots()))
+    packed = np.asarray(pack(template, _slots(), tiny.TOKENS))
     assert packed.dtype == np.int32
     np.testing.assert_array_equal(packed, [_packed_by_hand(template, row) for row in range(8)])
     np.testing.assert_array_equal(np.sum(packed == EOS, axis=1), 1)
@@ -62,19 +62,21 @@ def test_packing_closes_every_gap_and_ends_once(template):
 
 def test_packing_uses_the_whole_length_where_nothing_is_padded():
     slots = {"text": np.full((1, 3), 4, np.int32), "first": np.full((1, 2), 5, np.int32)}
-    packed = pack(((6,), "text", (8,), "first"), slots)
+    packed = pack(((6,), "text", (8,), "first"), slots, tiny.TOKENS)
     np.testing.assert_array_equal(packed, [[6, 4, 4, 4, 8, 5, 5, EOS]])
 
 
 def test_a_wider_slot_changes_only_the_padding():
     wide = {name: np.pad(array, ((0, 0), (0, 3))) for name, array in _slots().items()}
-    narrow, wide = (pack(tiny.PREFERENCE_TEMPLATE, slots) for slots in (_slots(), wide))
+    narrow, wide = (
+        pack(tiny.PREFERENCE_TEMPLATE, slots, tiny.TOKENS) for slots in (_slots(), wide)
+    )
     np.testing.assert_array_equal(wide[:, : narrow.shape[1]], narrow)
     assert not np.any(wide[:, narrow.shape[1] :])
 
 
 def test_probability_is_the_softmax_of_the_two_answers():
-    inputs = pack(tiny.PREFERENCE_TEMPLATE, _slots())
+    inputs = pack(tiny.PREFERENCE_TEMPLATE, _slots(), tiny.TOKENS)
     start = jnp.zeros((8, 1), jnp.int32)
     logits = jax.jit(lambda p: NETWORK.logits(p, NETWORK.encode(p, inputs), start))(PARAMS)
     answers = special.softmax(np.asarray(logits)[:, 0, list(tiny.LABELS)], axis=-1)
@@ -103,7 +105,7 @@ def test_a_summary_against_itself_is_a_tie():
 
 def test_reward_is_the_last_logit_of_the_first_answer():
     text, first, _ = _slots().values()
-    inputs = pack(tiny.REWARD_TEMPLATE, _slots())
+    inputs = pack(tiny.REWARD_TEMPLATE, _slots(), tiny.TOKENS)
     start = jnp.zeros((8, 1), jnp.int32)
     logits = jax.jit(lambda p: NETWORK.logits(p, NETWORK.encode(p, inputs), start))(PARAMS)
     rewards = jax.jit(REWARD.reward)(PARAMS, text, first)
@@ -122,5 +124,5 @@ def test_a_template_with_other_slots_is_refused():
 
 def test_the_order_of_the_slots_is_the_templates():
     template = ("first", (8,), "second", (9,), "text")
-    packed = pack(PreferenceModel(NETWORK, template, tiny.LABELS).template, _slots())
+    packed = pack(PreferenceModel(NETWORK, template, tiny.LABELS).template, _slots(), tiny.TOKENS)
     np.testing.assert_array_equal(packed, [_packed_by_hand(template, row) for row in range(8)])

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from nlhf_jax import opponents
-from nlhf_jax.models.language_model import EOS, response_mask
+from nlhf_jax.models.language_model import response_mask
 from nlhf_jax.models.t5 import T5
 from nlhf_jax.opponents import POLICY
 from nlhf_jax.rollout import rollout, sample
@@ -21,7 +21,7 @@ INPUTS = np.asarray([3, 2, 3, 1, 0], np.int32)
 RESPONSES = responses(VOCABULARY, LENGTH)
 NETWORK = tiny.model(VOCABULARY)
 SETS = {"policy": tiny.params(NETWORK, 1, 2.0), "reference": tiny.params(NETWORK, 2, 2.0)}
-MIXTURE = opponents.geometric_mixture(0.3)
+MIXTURE = opponents.geometric_mixture(0.3).weights
 
 
 def _rollout(players, count=SAMPLES, length=LENGTH, temperature=1.0):
@@ -84,7 +84,7 @@ def test_the_mixture_samples_from_its_distribution():
 
 
 def test_samples_of_one_player_are_not_those_of_another():
-    near = opponents.geometric_mixture(0.2)
+    near = opponents.geometric_mixture(0.2).weights
     assert _p_value(_samples()[:, 1], _distribution(near)) < 1e-6
     assert _p_value(_samples()[:, 0], _distribution(MIXTURE)) < 1e-6
 
@@ -104,25 +104,25 @@ def test_temperature_zero_takes_the_most_likely_token():
         return responses, network.logits(params, network.encode(params, texts), responses)
 
     responses, logits = greedy(tiny.params(network, 1))
-    mask = response_mask(responses)
+    mask = response_mask(responses, tiny.EOS)
     assert len(np.unique(responses, axis=0)) > 1
     np.testing.assert_array_equal(responses, jnp.argmax(logits, axis=-1) * mask)
 
 
 @pytest.mark.parametrize(
     ("beta", "same", "player"),
-    [(0.0, opponents.self_play(), POLICY), (1.0, opponents.best_response(), {"reference": 1.0})],
+    [(0.0, opponents.self_play(), POLICY), (1.0, opponents.best_response(), opponents.REFERENCE)],
 )
 def test_the_ends_of_beta_are_self_play_and_best_response(beta, same, player):
-    mixture = _rollout([POLICY, opponents.geometric_mixture(beta)])
+    mixture = _rollout([POLICY, opponents.geometric_mixture(beta).weights])
     np.testing.assert_array_equal(mixture, _rollout([POLICY, same]))
     assert _p_value(mixture[:, 1], _distribution(player)) > 1e-3
 
 
 @pytest.mark.parametrize(("beta", "end"), [(1e-6, 0.0), (1 - 1e-6, 1.0)])
 def test_the_mixture_is_continuous_at_the_ends_of_beta(beta, end):
-    near = _rollout([opponents.geometric_mixture(beta)], count=500)
-    at = _rollout([opponents.geometric_mixture(end)], count=500)
+    near = _rollout([opponents.geometric_mixture(beta).weights], count=500)
+    at = _rollout([opponents.geometric_mixture(end).weights], count=500)
     assert np.mean(np.all(near == at, axis=-1)) > 0.99
 
 
@@ -148,8 +148,8 @@ def test_rows_of_a_batch_are_independent():
 
 def test_after_the_end_of_a_response_there_is_padding():
     samples = _samples()
-    assert np.any(samples[..., 0] == EOS)
-    assert not np.any(samples[np.asarray(response_mask(jnp.asarray(samples))) == 0])
+    assert np.any(samples[..., 0] == tiny.EOS)
+    assert not np.any(samples[np.asarray(response_mask(jnp.asarray(samples), tiny.EOS)) == 0])
 
 
 class CountingT5(T5):
@@ -230,4 +230,4 @@ def test_cached_decoding_of_two_streams_gives_teacher_forced_logits(dtype, toler
 
 def _lengths(responses):
     """Tokens of each response, EOS included."""
-    return np.asarray(response_mask(jnp.asarray(responses)).sum(axis=-1)).astype(int)
+    return np.asarray(response_mask(jnp.asarray(responses), tiny.EOS).sum(axis=-1)).astype(int)

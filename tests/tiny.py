@@ -6,18 +6,21 @@ import jax
 import numpy as np
 import optax
 
-from nlhf_jax import opponents
+from nlhf_jax import objectives, opponents
 from nlhf_jax.learners.learner import Learner
-from nlhf_jax.learners.policy import PolicyLearner, PreferenceScorer, RewardScorer
+from nlhf_jax.learners.policy import PolicyLearner
 from nlhf_jax.learners.preference import PreferenceLearner
 from nlhf_jax.learners.reward import RewardLearner
 from nlhf_jax.learners.supervised import SupervisedLearner
-from nlhf_jax.models.language_model import EOS
+from nlhf_jax.models.language_model import SpecialTokens
 from nlhf_jax.models.t5 import T5, stack_layers
 from nlhf_jax.models.t5_layers import T5Config
 from nlhf_jax.optimizers import adafactor
-from nlhf_jax.raters import PreferenceModel, RewardModel
+from nlhf_jax.raters import PreferenceModel, PreferenceScorer, RewardModel, RewardScorer
 from nlhf_jax.sharding import Partitioner
+
+TOKENS = SpecialTokens()
+PAD, EOS, START = TOKENS
 
 # Fixed segments and answers use ids that responses of the small policies never contain.
 PREFERENCE_TEMPLATE = ((6, 7), "text", (8,), "first", (9,), "second")
@@ -31,14 +34,14 @@ OPPONENTS = {
     "self_play": opponents.self_play(),
     "nash_md": opponents.geometric_mixture(0.3),
     "best_response": opponents.best_response(),
-    "nash_ema": opponents.moving_average(),
+    "nash_ema": opponents.moving_average(0.9),
     "rlhf": None,
 }
 # Who writes both responses of an IPO learner.
 SAMPLERS = {
     "online_ipo": opponents.self_play(),
     "ipo_md": opponents.geometric_mixture(0.3),
-    "ipo_ema": opponents.moving_average(),
+    "ipo_ema": opponents.moving_average(0.9),
 }
 # Of the samplers one: the others are its program with other players.
 LEARNERS = ("supervised", "preference", "reward", *OPPONENTS, "ipo_md")
@@ -130,14 +133,11 @@ def policy_learner(
     return PolicyLearner(
         model=network,
         opponent=opponent,
+        objective=objectives.ipo(tau) if kind in SAMPLERS else objectives.policy_gradient(tau, kl),
         scorer=scorer,
         reference_params=placed(partitioner, network, params(network, 2, scale)),
         scorer_params=placed(partitioner, rater_network, params(rater_network, 3, scale=20.0)),
-        tau=tau,
-        kl=None if kind in SAMPLERS else kl,
-        loss="ipo" if kind in SAMPLERS else "policy_gradient",
         max_response_length=length,
-        average_decay=0.9 if opponent == opponents.moving_average() else None,
         **settings,
     )
 
@@ -170,8 +170,8 @@ def batch(kind: str, index: int, size: int = 8) -> dict[str, np.ndarray]:
     if kind == "supervised":
         return {"inputs": text, "targets": first}
     first[:, 0], second[:, 0] = 2, 3
-    weight = rng.uniform(0.5, 1.0, size).astype(np.float32)
-    return {"text": text, "chosen": first, "rejected": second, "weight": weight}
+    vote_share = rng.uniform(0.5, 1.0, size).astype(np.float32)
+    return {"text": text, "chosen": first, "rejected": second, "vote_share": vote_share}
 
 
 def texts(rng: np.random.Generator, count: int, length: int) -> np.ndarray:

@@ -21,7 +21,8 @@ class Examples:
     """Tokenised examples of one task and split.
 
     Attributes:
-        arrays: feature -> int32 [rows, length] padded with 0; `weight`, if there, float32 [rows].
+        arrays: feature -> int32 [rows, length] padded with 0; of comparisons also
+            `vote_share`, float32 [rows] in (0.5, 1], how many of the raters chose `chosen`.
         truncated: feature -> number of rows whose text was longer than the feature's length.
     """
 
@@ -108,7 +109,7 @@ def load_examples(task: str, split: str, feature_lengths: Mapping[str, int]) -> 
         sequence_length=dict(feature_lengths), split=split, shuffle=False, try_in_mem_cache=False
     )
     tokens = {name: [] for name in lengths}
-    weights, texts = [], {}
+    vote_shares, texts = [], {}
     truncated = dict.fromkeys(lengths, 0)
     for rows in dataset.ragged_batch(_ROWS_AT_ONCE):
         for name, length in lengths.items():
@@ -122,7 +123,7 @@ def load_examples(task: str, split: str, feature_lengths: Mapping[str, int]) -> 
                 strings = rows[f"{name}_pretokenized"].numpy().tolist()
                 texts.setdefault(name, []).extend(string.decode() for string in strings)
         if "weight" in rows:
-            weights.append(rows["weight"].numpy())
+            vote_shares.append(rows["weight"].numpy())
         if "references" in rows:
             found = rows["references"]
             if not isinstance(found, tf.RaggedTensor):  # as many to every prompt
@@ -131,6 +132,6 @@ def load_examples(task: str, split: str, feature_lengths: Mapping[str, int]) -> 
                 [string.decode() for string in strings] for strings in found.to_list()
             )
     arrays = {name: np.concatenate(parts) for name, parts in tokens.items()}
-    if weights:
-        arrays["weight"] = np.concatenate(weights)
+    if vote_shares:
+        arrays["vote_share"] = np.concatenate(vote_shares)
     return Examples(arrays, truncated, texts)

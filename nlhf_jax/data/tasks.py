@@ -27,7 +27,7 @@ from nlhf_jax.data import templates
 from nlhf_jax.data.sources import Sources
 from nlhf_jax.data.templates import RaterTemplate
 from nlhf_jax.data.tf_imports import seqio, tf, tf_text
-from nlhf_jax.data.vocabularies import EOS_ID, UNK_ID, Vocabulary
+from nlhf_jax.data.vocabularies import Vocabulary
 
 
 class SeqioVocabulary(seqio.SentencePieceVocabulary):
@@ -64,11 +64,11 @@ class SeqioVocabulary(seqio.SentencePieceVocabulary):
 
     @property
     def eos_id(self) -> int:
-        return EOS_ID
+        return self.vocabulary.eos_id
 
     @property
     def unk_id(self) -> int:
-        return UNK_ID
+        return self.vocabulary.unk_id
 
     @property
     def _base_vocab_size(self) -> int:
@@ -102,8 +102,8 @@ def _cut(tokens, length: int | None):
     return tokens if length is None else tokens[: length - 1]
 
 
-def _with_eos(tokens):
-    return tf.concat([tokens, [EOS_ID]], axis=0)
+def _with_eos(tokens, words: SeqioVocabulary):
+    return tf.concat([tokens, [words.eos_id]], axis=0)
 
 
 @seqio.map_over_dataset
@@ -149,7 +149,7 @@ def _tokenize(vocabulary: SeqioVocabulary, names: tuple[str, ...]):
     return tokenize
 
 
-def _end(lengths_of: dict[str, str]):
+def _end(words: SeqioVocabulary, lengths_of: dict[str, str]):
     """Cuts each feature to its length and ends it; `lengths_of`: feature -> name of its length."""
 
     def end(dataset: tf.data.Dataset, sequence_length) -> tf.data.Dataset:
@@ -157,7 +157,7 @@ def _end(lengths_of: dict[str, str]):
 
         def row(row):
             cut = {
-                name: _with_eos(_cut(row[name], lengths.get(length)))
+                name: _with_eos(_cut(row[name], lengths.get(length)), words)
                 for name, length in lengths_of.items()
             }
             return {**row, **cut}
@@ -191,11 +191,11 @@ def _pack_for_raters(
             def packed(first, second):
                 parts = [instruction, text, before_first, first, before_second, second]
                 tokens = tf.concat([tf.cast(part, tf.int32) for part in parts], axis=0)
-                return _with_eos(_cut(tokens, lengths.get("inputs")))
+                return _with_eos(_cut(tokens, lengths.get("inputs")), words)
 
             both = {
                 "inputs": tf.stack([packed(chosen, rejected), packed(rejected, chosen)]),
-                "targets": [[labels[0], EOS_ID], [labels[1], EOS_ID]],
+                "targets": [[label, words.eos_id] for label in labels],
                 "weight": tf.repeat(row["weight"], 2),
             }
             return tf.data.Dataset.from_tensor_slices(both)
@@ -243,7 +243,7 @@ def register_tasks(
                 _one_row_per_completion,
                 _tokenize(words, ("inputs", "targets")),
                 seqio.CacheDatasetPlaceholder(),
-                _end({"inputs": "inputs", "targets": "targets"}),
+                _end(words, {"inputs": "inputs", "targets": "targets"}),
             ],
             {"inputs": feature, "targets": feature},
         )
@@ -256,7 +256,7 @@ def register_tasks(
                 _reference_task_row,
                 _tokenize(words, ("inputs",)),
                 seqio.CacheDatasetPlaceholder(),
-                _end({"inputs": "inputs"}),
+                _end(words, {"inputs": "inputs"}),
             ],
             {"inputs": feature},
         )
@@ -270,7 +270,7 @@ def register_tasks(
         _register(
             f"{name}_comparisons",
             sources.preferences,
-            [*tokens, _end({"text": "text", "chosen": "summary", "rejected": "summary"})],
+            [*tokens, _end(words, {"text": "text", "chosen": "summary", "rejected": "summary"})],
             {"text": feature, "chosen": feature, "rejected": feature},
         )
         names.append(f"{name}_comparisons")

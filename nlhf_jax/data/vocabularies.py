@@ -14,6 +14,7 @@ from etils import epath
 
 from nlhf_jax.errors import UserError, unreadable_is_one_error
 
+# What T5 has and seqio fills up with; a vocabulary with others is refused.
 PAD_ID = 0
 EOS_ID = 1
 UNK_ID = 2
@@ -23,7 +24,7 @@ TLDR_MINI_MODEL = importlib.resources.files("nlhf_jax.data.tldr_mini") / "tldr_m
 
 
 class Vocabulary:
-    """Text to token ids and back."""
+    """Text to token ids and back; `pad_id`, `eos_id` and `unk_id` are the model's."""
 
     def __init__(self, model_bytes: bytes, source: str = "the vocabulary"):
         """`source` names the model in errors. Raises UserError if it is not a model like T5's."""
@@ -35,6 +36,7 @@ class Vocabulary:
         except (RuntimeError, OSError):
             raise UserError(f"{source} is not a SentencePiece model") from None
         ids = (self._processor.pad_id(), self._processor.eos_id(), self._processor.unk_id())
+        self.pad_id, self.eos_id, self.unk_id = ids
         if ids != (PAD_ID, EOS_ID, UNK_ID):
             raise UserError(
                 f"{source} has pad, eos, unk = {ids}; wanted {(PAD_ID, EOS_ID, UNK_ID)} as in T5 "
@@ -69,10 +71,10 @@ class Vocabulary:
         """
         kept = []
         for token in map(int, ids):
-            if token == EOS_ID:
+            if token == self.eos_id:
                 break
-            if token != PAD_ID:
-                kept.append(token if 0 <= token < self.size else UNK_ID)
+            if token != self.pad_id:
+                kept.append(token if 0 <= token < self.size else self.unk_id)
         return self._processor.DecodeIds(kept)
 
     def rater_labels(self) -> tuple[int, int]:
@@ -80,7 +82,7 @@ class Vocabulary:
         labels = []
         for answer in ("1", "2"):
             ids = self.encode(answer)
-            if len(ids) != 1 or ids[0] == UNK_ID:
+            if len(ids) != 1 or ids[0] == self.unk_id:
                 raise UserError(
                     f"{self.source} splits a rater's answer '{answer}' into {len(ids)} tokens or "
                     "does not know it; wanted one token (`nlhf data` trains such a vocabulary)"

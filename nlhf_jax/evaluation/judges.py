@@ -8,9 +8,9 @@ from typing import Protocol
 
 import jax
 import numpy as np
-from scipy import special
+from scipy.special import expit
 
-from nlhf_jax.models.language_model import EOS
+from nlhf_jax.models.language_model import SpecialTokens
 
 POPULATION = "preference of the population"  # how reports call the exact preference
 
@@ -104,6 +104,7 @@ class NetworkJudge(abc.ABC):
       network: int32 tokens, text `[B, S]` and one or two responses `[B, T]`, to float32 `[B]`.
         Called with full batches only, so it compiles once.
       encode: text to token ids, without EOS.
+      special: the network's tokens for padding and end.
       text_length, response_length: the feature lengths S and T, in tokens.
       batch_size: B.
     """
@@ -115,6 +116,7 @@ class NetworkJudge(abc.ABC):
         self,
         network: Callable[..., jax.Array],
         encode: Callable[[str], list[int]],
+        special: SpecialTokens,
         text_length: int,
         response_length: int,
         batch_size: int,
@@ -122,6 +124,7 @@ class NetworkJudge(abc.ABC):
         self._network = network
         # Every response meets every other policy's: the same text is tokenised once.
         self._encode = functools.lru_cache(maxsize=100_000)(encode)
+        self._special = special
         self._text_length = text_length
         self._response_length = response_length
         self._batch_size = batch_size
@@ -161,11 +164,11 @@ class NetworkJudge(abc.ABC):
         """P(first > second) `[N]` float64 from those answers."""
 
     def _tokens(self, texts: Sequence[str], length: int) -> np.ndarray:
-        tokens = np.zeros((len(texts), length), np.int32)
+        tokens = np.full((len(texts), length), self._special.pad, np.int32)
         for row, text in zip(tokens, texts, strict=True):
             ids = self._encode(text)[: length - 1]
             row[: len(ids)] = ids
-            row[len(ids)] = EOS
+            row[len(ids)] = self._special.eos
         return tokens
 
 
@@ -196,4 +199,4 @@ class RewardModelJudge(NetworkJudge):
         return self._network(text, first), self._network(text, second)
 
     def _probability(self, one, other):
-        return special.expit(one - other)
+        return expit(one - other)

@@ -33,7 +33,7 @@ def rater_accuracy(
     prompts: Sequence[str],
     chosen: Sequence[str],
     rejected: Sequence[str],
-    weights: np.ndarray,
+    vote_shares: np.ndarray,
     seed: int,
 ) -> RaterAccuracy:
     """Compares a judge's preference with votes; where it prefers neither, half of them agree.
@@ -42,7 +42,7 @@ def rater_accuracy(
       name: how reports call the rater.
       judge: the rater.
       prompts, chosen, rejected: N texts each.
-      weights: float `[N]` in (0.5, 1], the share of raters that chose `chosen`; 1 for single votes.
+      vote_shares: float `[N]` in (0.5, 1], how many of the raters chose `chosen`; 1 for one vote.
       seed: of the bootstrap.
 
     Raises:
@@ -51,6 +51,6 @@ def rater_accuracy(
     if not prompts:
         raise UserError(f"there are no comparisons on which to measure the rater '{name}'")
     preferred = judges.answers(judge, prompts, chosen, rejected)
-    weights = np.asarray(weights, np.float64)
-    agreeing = np.select([preferred > 0.5, preferred < 0.5], [weights, 1 - weights], 0.5)
+    shares = np.asarray(vote_shares, np.float64)
+    agreeing = np.select([preferred > 0.5, preferred < 0.5], [shares, 1 - shares], 0.5)
     return RaterAccuracy(name, statistics.bootstrap_mean(agreeing, seed), len(prompts))

@@ -1,28 +1,36 @@
 """Learners as gin files name them: each function here makes one from settings and checkpoints.
 
-A builder gets the `Setup` that all stages share from the job, and the rest from gin.
+A builder gets the `Setup` that all stages share from the job, and the rest from gin. `MODEL` is a
+configuration of any family in `nlhf_jax.models.registry`.
 """
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import optax
 
-from nlhf_jax.checkpoints.networks import check_vocabulary, load_network, read_params
-from nlhf_jax.checkpoints.opening import open_checkpoint
+from nlhf_jax import objectives, opponents
+from nlhf_jax.checkpoints import open_checkpoint
+from nlhf_jax.checkpoints.networks import Network, check_vocabulary, load_network, read_params
 from nlhf_jax.data.datasets import Dataset
 from nlhf_jax.errors import UserError
 from nlhf_jax.learners.learner import Learner
-from nlhf_jax.learners.policy import PolicyLearner, PreferenceScorer, RewardScorer
+from nlhf_jax.learners.policy import PolicyLearner
 from nlhf_jax.learners.preference import PreferenceLearner
 from nlhf_jax.learners.reward import RewardLearner
 from nlhf_jax.learners.supervised import SupervisedLearner
 from nlhf_jax.models import registry
-from nlhf_jax.models.language_model import PyTree
-from nlhf_jax.models.t5 import T5
-from nlhf_jax.models.t5_layers import T5Config
-from nlhf_jax.opponents import Player
-from nlhf_jax.raters import PreferenceModel, RewardModel
+from nlhf_jax.models.language_model import LanguageModel, PyTree
+from nlhf_jax.objectives import Objective
+from nlhf_jax.opponents import Opponent
+from nlhf_jax.raters import (
+    PreferenceModel,
+    PreferenceScorer,
+    RewardModel,
+    RewardScorer,
+    Scorer,
+)
 from nlhf_jax.sharding import Partitioner
 
 
@@ -37,7 +45,7 @@ class Setup:
     seed: int
     microbatches: int
 
-    def learner(self) -> dict:
+    def learner(self) -> dict[str, Any]:
         """The arguments that all learners share."""
         return {
             "partitioner": self.partitioner,
@@ -50,14 +58,14 @@ class Setup:
 Builder = Callable[[Setup], Learner]
 
 
-def supervised(setup: Setup, model: T5Config, initial_checkpoint: str | None = None) -> Learner:
+def supervised(setup: Setup, model: Any, initial_checkpoint: str | None = None) -> Learner:
     """The SFT policy: random, or fine-tuned further from a checkpoint of the same model."""
     network = _network(model, setup.data)
     params = _initial_params(initial_checkpoint, network, setup)
     return SupervisedLearner(model=network, initial_params=params, **setup.learner())
 
 
-def preference(setup: Setup, model: T5Config, initial_checkpoint: str | None = None) -> Learner:
+def preference(setup: Setup, model: Any, initial_checkpoint: str | None = None) -> Learner:
     """A preference model; `initial_checkpoint` may be of any stage with the same model."""
     network = _network(model, setup.data)
     labels = setup.data.vocabulary.rater_labels()
@@ -66,7 +74,7 @@ def preference(setup: Setup, model: T5Config, initial_checkpoint: str | None = N
     return PreferenceLearner(rater=rater, initial_params=params, **setup.learner())
 
 
-def reward(setup: Setup, model: T5Config, initial_checkpoint: str | None = None) -> Learner:
+def reward(setup: Setup, model: Any, initial_checkpoint: str | None = None) -> Learner:
     """A Bradley-Terry reward model; `initial_checkpoint` as in `preference`."""
     network = _network(model, setup.data)
     rater = RewardModel(network, setup.data.reward.segments)
@@ -77,36 +85,47 @@ def reward(setup: Setup, model: T5Config, initial_checkpoint: str | None = None)
 def policy(
     setup: Setup,
     initial_checkpoint: str,
-    rater_checkpoint: str,
-    opponent: Player | None,
-    tau: float,
-    kl: str | None,
-    loss: str = "policy_gradient",
-    both_orders: bool = True,
+    rater_checkpoint: str | None,
+    opponent: Opponent | None,
+    both_orders: bool,
+    frozen_dtype: str,
+    compute_dtype: str | None,
+    scan_layers: bool | None,
+    objective: Objective | None = None,
+    scorer: Callable[[Network | None], Scorer] | None = None,
+    tau: float | None = None,
+    kl: str | None = None,
+    loss: str | None = None,
     average_decay: float | None = None,
-    frozen_dtype: str = "float32",
-    compute_dtype: str | None = None,
-    scan_layers: bool | None = None,
 ) -> Learner:
     """A policy that starts at the SFT checkpoint, which is also its reference.
 
     Args:
       setup: from the job.
       initial_checkpoint: the SFT policy.
-      rater_checkpoint: a preference model; for RLHF (no opponent) a reward model.
+      rater_checkpoint: a preference model; without an opponent a reward model; None for a scorer
+        that needs no network.
       opponent: from `nlhf_jax.opponents`, or None for RLHF. With IPO it writes both responses.
-      tau: weight of the KL to the reference, in units of preference (or reward) per nat.
-      kl: "sampled" or "exact"; None for IPO.
-      loss: "policy_gradient", or "ipo" for online IPO and IPO-MD.
       both_orders: ask the preference model in both orders and average.
-      average_decay: beta of Nash-EMA.
       frozen_dtype: in which the reference and the rater are stored, "float32" or "bfloat16".
       compute_dtype: of activations; None for those of the checkpoints' runs.
       scan_layers: whether layers are one stacked array; None for as in the checkpoints' runs.
+      objective: from `nlhf_jax.objectives`.
+      scorer: makes a scorer of the rater's network; None for the one that its kind calls for.
+      tau, kl, loss: in place of `objective`, as gin files of release 0.1 say it; `loss` is
+        "policy_gradient" or "ipo".
+      average_decay: of release 0.1, in place of `moving_average`'s own.
+
+    Raises:
+      UserError: settings or checkpoints that do not go together.
     """
-    wanted = "reward" if opponent is None else "preference"
-    reference, rater = (
-        load_network(
+    if average_decay is not None and opponent is not None and "average" in opponent.keeps:
+        opponent = opponents.moving_average(average_decay)
+    if loss is not None or objective is None:
+        objective = _objective_of_release_0_1(loss or "policy_gradient", tau, kl)
+
+    def load(path: str, kind: str) -> Network:
+        return load_network(
             path,
             setup.partitioner,
             setup.data,
@@ -115,42 +134,70 @@ def policy(
             compute_dtype=compute_dtype,
             scan_layers=scan_layers,
         )
-        for path, kind in ((initial_checkpoint, "policy"), (rater_checkpoint, wanted))
-    )
-    if rater.kind != wanted:
-        raise UserError(
-            f"the rater {rater_checkpoint} is a {rater.kind} model but this opponent needs a "
-            f"{wanted} model"
-        )
-    if opponent is None:
-        scorer = RewardScorer(rater.reward_model())
+
+    reference = load(initial_checkpoint, "policy")
+    wanted = "reward" if opponent is None else "preference"
+    rater = load(rater_checkpoint, wanted) if rater_checkpoint is not None else None
+    if scorer is not None:
+        chosen_scorer = scorer(rater)
     else:
-        scorer = PreferenceScorer(rater.preference_model(), both_orders)
+        chosen_scorer = _scorer_of(rater, rater_checkpoint, wanted, both_orders)
     return PolicyLearner(
         model=reference.model,
         opponent=opponent,
-        scorer=scorer,
+        objective=objective,
+        scorer=chosen_scorer,
         reference_params=reference.params,
-        scorer_params=rater.params,
-        tau=tau,
-        kl=kl,
-        loss=loss,
+        scorer_params=rater.params if rater is not None else {},
         max_response_length=setup.feature_lengths["targets"],
-        average_decay=average_decay,
         **setup.learner(),
     )
 
 
-def _network(config: T5Config, data: Dataset) -> T5:
-    if config.vocab_size < data.vocabulary.size:
+def _objective_of_release_0_1(loss: str, tau: float | None, kl: str | None) -> Objective:
+    if loss not in ("policy_gradient", "ipo"):
+        raise UserError(f"LOSS is {loss!r} but must be 'policy_gradient' or 'ipo'")
+    if tau is None:
         raise UserError(
-            f"T5Config.vocab_size is {config.vocab_size} but the vocabulary has "
+            "builders.policy.objective has no value: set OBJECTIVE, for example to "
+            "@objectives.policy_gradient()"
+        )
+    return objectives.ipo(tau) if loss == "ipo" else objectives.policy_gradient(tau, kl)
+
+
+def _scorer_of(
+    rater: Network | None, path: str | None, wanted: str, both_orders: bool
+) -> PreferenceScorer | RewardScorer:
+    if rater is None:
+        raise UserError(
+            f"RATER_CHECKPOINT is None but must be a {wanted} model, or SCORER must be set"
+        )
+    if rater.kind != wanted:
+        raise UserError(
+            f"the rater {path} is a {rater.kind} model but this opponent needs a {wanted} model"
+        )
+    if wanted == "reward":
+        return RewardScorer(rater.reward_model())
+    return PreferenceScorer(rater.preference_model(), both_orders)
+
+
+def _network(config: Any, data: Dataset) -> LanguageModel:
+    network = registry.model_of(config)
+    if network.vocab_size < data.vocabulary.size:
+        raise UserError(
+            f"{type(config).__name__}.vocab_size is {network.vocab_size} but the vocabulary has "
             f"{data.vocabulary.size} pieces; raise it"
         )
-    return T5(config)
+    ids = (data.vocabulary.pad_id, data.vocabulary.eos_id)
+    if network.tokens[:2] != ids:
+        raise UserError(
+            f"{type(config).__name__} has padding and EOS {network.tokens[:2]} but the vocabulary "
+            f"has {ids}; use the vocabulary's"
+        )
+    return network
 
 
-def _initial_params(path: str | None, network: T5, setup: Setup) -> PyTree | None:
+def _initial_params(path: str | None, network: LanguageModel, setup: Setup) -> PyTree | None:
     if path is None:
         return None
     found = open_checkpoint(path)

@@ -8,7 +8,6 @@ import numpy as np
 from nlhf_jax.checkpoints.networks import load_network
 from nlhf_jax.data.vocabularies import Vocabulary
 from nlhf_jax.errors import UserError
-from nlhf_jax.models.language_model import EOS
 from nlhf_jax.rollout import sample as sample_responses
 from nlhf_jax.sharding import Partitioner
 
@@ -33,9 +32,10 @@ def sample(
         )
     lengths = network.feature_lengths
     vocabulary = Vocabulary.from_bytes(network.vocabulary_bytes)
-    rows = np.zeros((len(prompts), lengths["inputs"]), np.int32)
+    special = network.model.tokens
+    rows = np.full((len(prompts), lengths["inputs"]), special.pad, np.int32)
     for row, prompt in zip(rows, prompts, strict=True):
-        tokens = vocabulary.encode(prompt)[: lengths["inputs"] - 1] + [EOS]
+        tokens = vocabulary.encode(prompt)[: lengths["inputs"] - 1] + [special.eos]
         row[: len(tokens)] = tokens
     rows = np.repeat(rows, num_samples, axis=0)
 

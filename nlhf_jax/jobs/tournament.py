@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from nlhf_jax.checkpoints.networks import Network, load_network
+from nlhf_jax.data.batches import Examples
 from nlhf_jax.data.datasets import Dataset
 from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation.judges import (
@@ -40,6 +41,7 @@ def evaluate(
     raters: Mapping[str, str] | None = None,
     temperature: float = 1.0,
     compute_dtype: str | None = None,
+    judge: Judge | None = None,
 ) -> None:
     """A tournament of policies on the same prompts; writes `workdir/tournament.json`.
 
@@ -54,57 +56,33 @@ def evaluate(
       batch_size: prompts that are sampled at once.
       seed: of the samples and the bootstrap.
       split: of the prompts, and of the votes that `raters` predict.
-      rater_checkpoint: a preference model as the judge; None asks the data's own population.
+      rater_checkpoint: a preference or reward model as the judge; None asks the data's own
+        population.
       raters: name -> checkpoint of a preference or reward model whose accuracy on votes to measure,
         beside that of the data's own population if it is known; None measures nothing.
       temperature: of the samples.
       compute_dtype: of activations; None for those of the checkpoints' runs.
+      judge: in place of `rater_checkpoint`, any `nlhf_jax.evaluation.judges.Judge`.
 
     Raises:
       UserError: a checkpoint or data that cannot be used, or no judge.
     """
-    load = functools.partial(
-        load_network,
-        partitioner=partitioner,
-        data=data,
-        compute_dtype=compute_dtype,
-        feature_lengths=feature_lengths,
-    )
-    ask = functools.partial(
-        _network_judge, data=data, partitioner=partitioner, batch_size=batch_size
-    )
-    judge = _judge(rater_checkpoint, data, load, ask)
+    hall = _Hall(data, partitioner, feature_lengths, batch_size, seed, compute_dtype)
+    if judge is None:
+        judge = hall.judge(rater_checkpoint)
     progress = Progress(Path(workdir).name, len(players))
     progress.status("measures the raters on votes")
     # Before the responses are sampled: a rater that is none is found out at once.
-    measured = _measure(raters or {}, data, split, load, ask, seed)
+    measured = hall.measure(raters or {}, split)
     for rater in measured:
         progress.message(f"{rater.name} agrees with {rater.accuracy.value:.1%} of the votes")
     examples = data.examples("prompts", split, feature_lengths)
     examples = examples.take(num_prompts or len(examples))
     prompts, references = examples.texts("inputs"), examples.texts("references")
     progress.status("samples the players' responses")
-    base = load(reference)
-    entries, programs = {}, {}
-    for index, (name, source) in enumerate(players.items()):
-        # P(pi > pi') is over independent draws: one key for all would couple their responses.
-        key = jax.random.fold_in(jax.random.key(seed), index)
-        network = load(source)
-        architecture = str(network.model.description())
-        if architecture not in programs:  # players of one architecture share a program
-            programs[architecture] = _sampling_program(
-                network.model, base.model, feature_lengths["targets"], temperature
-            )
-        entries[name] = _enter(
-            network,
-            base,
-            programs[architecture],
-            examples,
-            data.vocabulary,
-            partitioner,
-            batch_size,
-            key,
-        )
+    entries = {}
+    for name, player in hall.enter(players, reference, examples, temperature):
+        entries[name] = player
         progress.message(f"{name} has written {len(prompts)} responses")
     result = play(
         prompts,
@@ -120,99 +98,141 @@ def evaluate(
     progress.close()
 
 
-def _judge(
-    rater_checkpoint: str | None,
-    data: Dataset,
-    load: Callable[..., Network],
-    ask: Callable[[Network], Judge],
-) -> Judge:
-    if rater_checkpoint is None:
-        if data.judge is None:
+@dataclasses.dataclass(frozen=True)
+class _Hall:
+    """Where a tournament takes place: what all its players, judges and raters share."""
+
+    data: Dataset
+    partitioner: Partitioner
+    feature_lengths: Mapping[str, int]
+    batch_size: int
+    seed: int
+    compute_dtype: str | None
+
+    def load(self, path: str, kind: str = "policy") -> Network:
+        return load_network(
+            path,
+            self.partitioner,
+            self.data,
+            kind=kind,
+            compute_dtype=self.compute_dtype,
+            feature_lengths=self.feature_lengths,
+        )
+
+    def judge(self, rater_checkpoint: str | None) -> Judge:
+        """The network's, or the data's own."""
+        if rater_checkpoint is not None:
+            rater = self.load(rater_checkpoint, kind="preference")
+            return self.network_judge(rater, f"RATER_CHECKPOINT {rater_checkpoint}")
+        if self.data.judge is None:
             raise UserError(
-                f"the data '{data.name}' has no judge of its own; give RATER_CHECKPOINT, a "
+                f"the data '{self.data.name}' has no judge of its own; give RATER_CHECKPOINT, a "
                 "preference model"
             )
-        return data.judge
-    rater = load(rater_checkpoint, kind="preference")
-    if rater.kind != "preference":
-        raise UserError(
-            f"RATER_CHECKPOINT {rater_checkpoint} is a {rater.kind} model, not a preference model"
-        )
-    return ask(rater)
+        return self.data.judge
 
-
-def _network_judge(
-    network: Network, data: Dataset, partitioner: Partitioner, batch_size: int
-) -> NetworkJudge:
-    """The judge that a network of the kind "preference" or "reward" is."""
-    if network.kind == "preference":
-        judge = PreferenceModelJudge
-        program = functools.partial(network.preference_model().probability, both_orders=False)
-    else:
-        judge, program = RewardModelJudge, network.reward_model().reward
-    program = jax.jit(program)
-
-    def ask(*tokens: np.ndarray) -> jax.Array:
-        batch = dict(zip(("text", "first", "second"), tokens, strict=False))
-        return program(network.params, *partitioner.place_batch(batch).values())
-
-    lengths = network.feature_lengths
-    for name in ("text", "summary"):
-        if name not in lengths:
+    def network_judge(self, network: Network, source: str) -> NetworkJudge:
+        """The judge that a network of the kind "preference" or "reward" is."""
+        if network.kind not in _NETWORK_JUDGES:
             raise UserError(
-                f"TASK_FEATURE_LENGTHS has no {name!r}, and the rater's checkpoint, which is not "
-                "nlhf's own, does not say how long its texts were"
+                f"{source} is a {network.kind} model and not a preference or reward model"
             )
-    return judge(ask, data.vocabulary.encode, lengths["text"], lengths["summary"], batch_size)
+        judge, ask_of = _NETWORK_JUDGES[network.kind]
+        program = jax.jit(ask_of(network))
 
+        def ask(*tokens: np.ndarray) -> jax.Array:
+            batch = dict(zip(("text", "first", "second"), tokens, strict=False))
+            return program(network.params, *self.partitioner.place_batch(batch).values())
 
-def _measure(
-    raters: Mapping[str, str],
-    data: Dataset,
-    split: str,
-    load: Callable[..., Network],
-    ask: Callable[[Network], Judge],
-    seed: int,
-) -> tuple[RaterAccuracy, ...]:
-    """Accuracies on all comparisons of `split`: the population's if it is known, then the raters'.
-
-    Nothing is measured if there are no raters.
-    """
-    found = []
-    for name, path in raters.items():
-        network = load(path, kind="preference")
-        if network.kind not in ("preference", "reward"):
-            raise UserError(
-                f"RATERS has '{name}': {path}, which is a {network.kind} model and not a "
-                "preference or reward model"
-            )
-        examples = data.examples("comparisons", split, network.feature_lengths)
-        texts = [examples.texts(feature) for feature in ("text", "chosen", "rejected")]
-        weights = examples.arrays["weight"]
-        if data.judge is not None and not found:  # the texts are the same for every rater
-            found.append(rater_accuracy(data.judge.name, data.judge, *texts, weights, seed))
-        judge = ask(network)
-        found.append(rater_accuracy(name, judge, *texts, weights, seed))
-    return tuple(found)
-
-
-def _enter(network, base, program, examples, vocabulary, partitioner, batch_size, key) -> Player:
-    """Samples one player's responses, with their log-probability ratios to the base policy."""
-    responses, ratios = [], []
-    for number, batch in enumerate(examples.eval_batches(batch_size)):
-        inputs = partitioner.place_batch({"inputs": batch["inputs"]})["inputs"]
-        tokens, ratio = jax.device_get(
-            program(network.params, base.params, inputs, jax.random.fold_in(key, number))
+        lengths = network.feature_lengths
+        for name in ("text", "summary"):
+            if name not in lengths:
+                raise UserError(
+                    f"TASK_FEATURE_LENGTHS has no {name!r}, and the rater's checkpoint, which is "
+                    "not nlhf's own, does not say how long its texts were"
+                )
+        return judge(
+            ask,
+            self.data.vocabulary.encode,
+            network.model.tokens,
+            lengths["text"],
+            lengths["summary"],
+            self.batch_size,
         )
-        kept = batch["valid"] > 0
-        responses.append(tokens[kept])
-        ratios.append(ratio[kept])
-    tokens = np.concatenate(responses)
-    return Player(
-        responses=[vocabulary.decode(row.tolist()) for row in tokens],
-        log_ratios=np.concatenate(ratios),
-        token_counts=np.asarray(response_mask(tokens).sum(axis=-1)),
-    )
+
+    def measure(self, raters: Mapping[str, str], split: str) -> tuple[RaterAccuracy, ...]:
+        """Accuracies on all votes of `split`: the population's if it is known, then the raters'.
+
+        Nothing is measured if there are no raters.
+        """
+        found: list[RaterAccuracy] = []
+        for name, path in raters.items():
+            network = self.load(path, kind="preference")
+            judge = self.network_judge(network, f"RATERS has '{name}': {path}, which")
+            examples = self.data.examples("comparisons", split, network.feature_lengths)
+            texts = [examples.texts(feature) for feature in ("text", "chosen", "rejected")]
+            shares = examples.arrays["vote_share"]
+            own = self.data.judge
+            if own is not None and not found:  # the texts are the same for every rater
+                found.append(rater_accuracy(own.name, own, *texts, shares, self.seed))
+            found.append(rater_accuracy(name, judge, *texts, shares, self.seed))
+        return tuple(found)
+
+    def enter(
+        self, players: Mapping[str, str], reference: str, examples: Examples, temperature: float
+    ) -> Iterator[tuple[str, Player]]:
+        """The players with the responses that they write, one after the other."""
+        base = self.load(reference)
+        length = self.feature_lengths["targets"]
+        programs: dict[str, Callable] = {}
+        for index, (name, source) in enumerate(players.items()):
+            # P(pi > pi') is over independent draws: one key for all would couple their responses.
+            key = jax.random.fold_in(jax.random.key(self.seed), index)
+            network = self.load(source)
+            architecture = str(network.model.description())
+            if architecture not in programs:  # players of one architecture share a program
+                programs[architecture] = _sampling_program(
+                    network.model, base.model, length, temperature
+                )
+            yield name, self._write(network, base, programs[architecture], examples, key)
+
+    def _write(
+        self,
+        network: Network,
+        base: Network,
+        program: Callable,
+        examples: Examples,
+        key: jax.Array,
+    ) -> Player:
+        """Samples one player's responses, with their log-probability ratios to the base policy."""
+        responses, ratios = [], []
+        for number, batch in enumerate(examples.eval_batches(self.batch_size)):
+            inputs = self.partitioner.place_batch({"inputs": batch["inputs"]})["inputs"]
+            tokens, ratio = jax.device_get(
+                program(network.params, base.params, inputs, jax.random.fold_in(key, number))
+            )
+            kept = batch["valid"] > 0
+            responses.append(tokens[kept])
+            ratios.append(ratio[kept])
+        tokens = np.concatenate(responses)
+        mask = response_mask(tokens, network.model.tokens.eos)
+        return Player(
+            responses=[self.data.vocabulary.decode(row.tolist()) for row in tokens],
+            log_ratios=np.concatenate(ratios),
+            token_counts=np.asarray(mask.sum(axis=-1)),
+        )
+
+
+# Kind of a network -> the judge that it is, and what that one asks it.
+_NETWORK_JUDGES: dict[str, tuple[type[NetworkJudge], Callable[[Network], Callable]]] = {
+    "preference": (
+        PreferenceModelJudge,
+        lambda network: functools.partial(
+            network.preference_model().probability, both_orders=False
+        ),
+    ),
+    "reward": (RewardModelJudge, lambda network: network.reward_model().reward),
+}
 
 
 def _sampling_program(
@@ -225,7 +245,8 @@ def _sampling_program(
 
         def log_prob(model, values):
             logits = model.logits(values, model.encode(values, inputs), responses)
-            return (token_log_probs(logits, responses) * response_mask(responses)).sum(axis=-1)
+            mask = response_mask(responses, model.tokens.eos)
+            return (token_log_probs(logits, responses) * mask).sum(axis=-1)
 
         return responses, log_prob(policy, params) - log_prob(base, base_params)
 

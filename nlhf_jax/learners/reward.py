@@ -1,12 +1,15 @@
 """The Bradley-Terry reward model: the scorer of the RLHF baseline."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from nlhf_jax import losses
-from nlhf_jax.learners.learner import Batch, Learner, Metrics, Rows, row_weights
+from nlhf_jax.learners.learner import Learner
 from nlhf_jax.learners.preference import vote_accuracy
 from nlhf_jax.learners.state import TrainState
+from nlhf_jax.learners.step import Batch, Metrics, Rows, row_weights
 from nlhf_jax.models.language_model import PyTree
 from nlhf_jax.raters import RewardModel, interleave
 
@@ -19,14 +22,14 @@ class RewardLearner(Learner):
 
     kind = "reward"
 
-    def __init__(self, *, rater: RewardModel, **learner):
+    def __init__(self, *, rater: RewardModel, **learner: Any):
         """`rater` names the network and its template; the rest is `Learner`'s."""
         super().__init__(model=rater.model, **learner)
         self.rater = rater
 
     def rows(self, state: TrainState, frozen: PyTree, batch: Batch) -> tuple[Rows, Metrics]:
-        names = ("text", "chosen", "rejected", "weight")
-        return {name: batch[name] for name in names} | {"share": row_weights(batch)}, {}
+        names = ("text", "chosen", "rejected", "vote_share")
+        return {name: batch[name] for name in names} | {"row_weights": row_weights(batch)}, {}
 
     def loss(self, params: PyTree, frozen: PyTree, rows: Rows) -> tuple[jax.Array, Metrics]:
         rewards = self.rater.reward(
@@ -35,11 +38,11 @@ class RewardLearner(Learner):
             interleave(rows["chosen"], rows["rejected"]),
         )
         chosen, rejected = rewards.reshape(-1, 2).T
-        share = rows["share"]
-        loss = losses.preference_cross_entropy(chosen - rejected, rows["weight"], share)
+        weights, vote_share = rows["row_weights"], rows["vote_share"]
+        loss = losses.preference_cross_entropy(chosen - rejected, vote_share, weights)
         metrics = {
             "loss": loss,
-            "accuracy": jnp.sum(share * vote_accuracy(chosen - rejected, rows["weight"])),
-            "margin": jnp.sum(share * (chosen - rejected)),
+            "accuracy": jnp.sum(weights * vote_accuracy(chosen - rejected, vote_share)),
+            "margin": jnp.sum(weights * (chosen - rejected)),
         }
         return loss, metrics

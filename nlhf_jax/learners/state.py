@@ -1,8 +1,10 @@
 """What training changes, how it starts, and where its randomness comes from."""
 
+import dataclasses
 import enum
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
@@ -12,14 +14,43 @@ from nlhf_jax.optimizers import per_layer, state_sharding
 from nlhf_jax.sharding import Partitioner
 
 
-@flax.struct.dataclass
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that a step changes. A checkpoint of it is enough to continue."""
+    """Everything that a step changes. A checkpoint of it is enough to continue.
 
-    step: jax.Array  # int32 scalar: steps taken
+    In a checkpoint the kept sets stand beside `params`, each under its own name, and `average` is
+    always one of the names: so it was before there were others.
+
+    Attributes:
+      step: int32 scalar, steps taken.
+      params: the parameters that are trained.
+      opt_state: the optimiser's.
+      kept: parameter sets that an opponent keeps, such as Nash-EMA's `average`.
+    """
+
+    step: jax.Array
     params: PyTree
     opt_state: PyTree
-    average: PyTree | None = None  # moving average of the parameters (Nash-EMA), or None
+    kept: dict[str, PyTree] = dataclasses.field(default_factory=dict)
+
+    def replace(self, **changes: Any) -> "TrainState":
+        return dataclasses.replace(self, **changes)
+
+    def tree_flatten_with_keys(self) -> tuple[tuple, tuple[str, ...]]:
+        names = tuple(sorted(self.kept))
+        children = {"step": self.step, "params": self.params, "opt_state": self.opt_state}
+        children |= {"average": None} | {name: self.kept[name] for name in names}
+        keyed = tuple((jax.tree_util.GetAttrKey(name), child) for name, child in children.items())
+        return keyed, names
+
+    @classmethod
+    def tree_unflatten(cls, names: tuple[str, ...], children: Sequence[Any]) -> "TrainState":
+        step, params, opt_state, average, *others = children
+        kept = dict(zip([name for name in names if name != "average"], others, strict=True))
+        if "average" in names:
+            kept["average"] = average
+        return cls(step, params, opt_state, kept)
 
 
 class Purpose(enum.IntEnum):
@@ -45,13 +76,16 @@ class StateFactory:
         partitioner: Partitioner,
         seed: int,
         initial_params: PyTree | None,
-        with_average: bool = False,
+        kept: Iterable[str] = (),
     ):
-        """`initial_params`: where training starts; None draws random parameters from `seed`."""
+        """`initial_params`: where training starts; None draws random parameters from `seed`.
+
+        `kept` names parameter sets that start as copies of them.
+        """
         self.optimizer = per_layer(optimizer, model)
         self._partitioner = partitioner
         self._initial_params = initial_params
-        self._with_average = with_average
+        self._kept = tuple(kept)
 
         self._draw = lambda: model.init(key_for(seed, 0, Purpose.INIT))
         shapes = jax.eval_shape(self._draw)
@@ -66,7 +100,7 @@ class StateFactory:
                 jax.eval_shape(model.per_layer, shapes),
                 model.logical_axes(per_layer=True),
             ),
-            average=self.params_sharding if with_average else None,
+            kept=dict.fromkeys(self._kept, self.params_sharding),
         )
 
     def abstract(self) -> TrainState:
@@ -86,7 +120,7 @@ class StateFactory:
             step=jnp.int32(0),
             params=params,
             opt_state=self.optimizer.init(params),
-            average=jax.tree.map(jnp.copy, params) if self._with_average else None,
+            kept={name: jax.tree.map(jnp.copy, params) for name in self._kept},
         )
 
     def __call__(self) -> TrainState:

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 
 from nlhf_jax import losses
-from nlhf_jax.learners.learner import Batch, Learner, Metrics, Rows, row_weights
+from nlhf_jax.learners.learner import Learner
 from nlhf_jax.learners.state import TrainState
-from nlhf_jax.models.language_model import PAD, PyTree, token_log_probs
+from nlhf_jax.learners.step import Batch, Metrics, Rows, row_weights
+from nlhf_jax.models.language_model import PyTree, token_log_probs
 
 
 class SupervisedLearner(Learner):
@@ -19,7 +20,7 @@ class SupervisedLearner(Learner):
 
     def rows(self, state: TrainState, frozen: PyTree, batch: Batch) -> tuple[Rows, Metrics]:
         # Targets come from text, which has no padding token before EOS.
-        mask = (batch["targets"] != PAD) * jnp.sign(row_weights(batch))[:, None]
+        mask = (batch["targets"] != self.model.tokens.pad) * jnp.sign(row_weights(batch))[:, None]
         rows = {
             "inputs": batch["inputs"],
             "targets": batch["targets"],

@@ -6,23 +6,43 @@ y and y'), T response tokens, V vocabulary.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
 PyTree = Any
 
-PAD = 0
-EOS = 1
+
+class SpecialTokens(NamedTuple):
+    """Ids of the tokens that mean something to a rollout. The defaults are T5's.
+
+    Attributes:
+      pad: fills prompts on the right, and responses after their end.
+      eos: ends prompts and responses.
+      start: what a decoder reads before a response's first token.
+    """
+
+    pad: int = 0
+    eos: int = 1
+    start: int = 0
 
 
 class LanguageModel(Protocol):
     """A conditional distribution over token sequences, given a prompt.
 
-    Tokens are int32. Prompts are right-padded with 0. Logits are float32. A response is decoded
-    from the start token 0 and ends with, and includes, the first token 1 (EOS).
+    Tokens are int32. Prompts end with `tokens.eos` and are padded on the right with `tokens.pad`.
+    Logits are float32. A response is decoded from `tokens.start`, and ends with and includes its
+    first `tokens.eos`.
     """
+
+    @property
+    def tokens(self) -> SpecialTokens:
+        """Padding, end and start."""
+
+    @property
+    def vocab_size(self) -> int:
+        """V, the number of rows of the embedding and of logits."""
 
     def init(self, rng: jax.Array) -> PyTree:
         """Random float32 parameters."""
@@ -60,13 +80,13 @@ class LanguageModel(Protocol):
         """Parameters in the form that `start_decoding` and `decode_step` take, made once a loop."""
 
 
-def response_mask(responses: jax.Array) -> jax.Array:
-    """Which tokens of responses `[..., T]` belong to them: float32, 1 up to and including EOS.
+def response_mask(responses: jax.Array, eos: int) -> jax.Array:
+    """Which tokens of responses `[..., T]` belong to them: float32, 1 up to and including `eos`.
 
     A response without EOS fills its whole length. Padding before EOS counts: a model can sample
-    token 0 like any other, and the loss must score what was sampled.
+    that token like any other, and the loss must score what was sampled.
     """
-    ended_before = jnp.cumsum(responses == EOS, axis=-1) - (responses == EOS) > 0
+    ended_before = jnp.cumsum(responses == eos, axis=-1) - (responses == eos) > 0
     return (~ended_before).astype(jnp.float32)
 
 

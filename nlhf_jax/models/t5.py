@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from nlhf_jax.models.language_model import PyTree
+from nlhf_jax.models.language_model import PyTree, SpecialTokens
 from nlhf_jax.models.t5_layers import (
     MASKED,
     DecoderLayer,
@@ -146,12 +146,13 @@ class T5Network(nn.Module):
         return self.decoder.logits_dense(x)
 
     def encode(self, inputs: jax.Array) -> Context:
-        bias = jnp.where(inputs > 0, 0.0, MASKED)[:, None, None, :]
+        bias = jnp.where(inputs != self.config.pad_id, 0.0, MASKED)[:, None, None, :]
         embedded = constrain(self.token_embedder(inputs), "batch", None, None)
         return Context(self.encoder(embedded, bias), bias)
 
     def logits(self, context: Context, targets: jax.Array) -> jax.Array:
-        decoder_inputs = jnp.pad(targets[:, :-1], ((0, 0), (1, 0)))
+        start = self.config.start_id
+        decoder_inputs = jnp.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=start)
         embedded = constrain(self.token_embedder(decoder_inputs), "batch", None, None)
         return self._logits(self.decoder(embedded, context))
 
@@ -178,6 +179,10 @@ class T5:
     @property
     def vocab_size(self) -> int:
         return self.config.vocab_size
+
+    @property
+    def tokens(self) -> SpecialTokens:
+        return SpecialTokens(self.config.pad_id, self.config.eos_id, self.config.start_id)
 
     def description(self) -> dict[str, Any]:
         return {"family": "t5", **dataclasses.asdict(self.config)}

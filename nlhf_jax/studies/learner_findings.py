@@ -8,7 +8,6 @@ import numpy as np
 from nlhf_jax import opponents
 from nlhf_jax.games import families, measures
 from nlhf_jax.games.equilibrium import regularized_equilibrium
-from nlhf_jax.models.language_model import EOS, PAD
 from nlhf_jax.models.t5 import T5
 from nlhf_jax.models.t5_layers import T5Config
 from nlhf_jax.report import game_plots
@@ -21,6 +20,7 @@ from nlhf_jax.studies.sequence_learning import (
     learn,
     random_reference,
     sequence_game,
+    without_padding_inside,
 )
 from nlhf_jax.studies.sequences import ResponseTree
 
@@ -47,13 +47,6 @@ def random_sequence_game(
       tau: of the regularisation.
       prompts: X, at most V - 2.
     """
-    texts = np.array([[token, EOS] for token in range(2, 2 + prompts)], np.int32)
-    tree = ResponseTree(vocab_size, length)
-    in_response = np.cumsum(tree.responses == EOS, axis=1) == 0
-    proper = ~np.any(in_response & (tree.responses == PAD), axis=1)
-    cyclic = families.random_game(seed, int(proper.sum()), contexts=prompts, scale=scale)
-    preference = np.full((prompts, tree.size, tree.size), 0.5)
-    preference[np.ix_(range(prompts), proper, proper)] = cyclic.preference
     with jax.enable_x64(False):
         model = T5(
             T5Config(
@@ -66,6 +59,13 @@ def random_sequence_game(
                 num_decoder_layers=2,
             )
         )
+    special = model.tokens
+    texts = np.array([[token, special.eos] for token in range(2, 2 + prompts)], np.int32)
+    tree = ResponseTree(vocab_size, length, special)
+    proper = without_padding_inside(tree.responses, special)
+    cyclic = families.random_game(seed, int(proper.sum()), contexts=prompts, scale=scale)
+    preference = np.full((prompts, tree.size, tree.size), 0.5)
+    preference[np.ix_(range(prompts), proper, proper)] = cyclic.preference
     reference = random_reference(model, texts, length=length, seed=seed, spread=1.0)
     return sequence_game(model, reference, texts, preference, length=length, tau=tau)
 
@@ -97,10 +97,10 @@ def policy_learners(
     """
     game = random_sequence_game(seed, vocab_size, length, scale, tau)
     players = {
-        "SP": (opponents.self_play(), None),
-        f"MD, β = {beta}": (opponents.geometric_mixture(beta), None),
-        "BR": (opponents.best_response(), None),
-        "EMA": (opponents.moving_average(), average_decay),
+        "SP": opponents.self_play(),
+        f"MD, β = {beta}": opponents.geometric_mixture(beta),
+        "BR": opponents.best_response(),
+        "EMA": opponents.moving_average(average_decay),
     }
     learned = {
         name: learn(
@@ -110,10 +110,9 @@ def policy_learners(
             record_every=steps // records,
             batch_size=batch_size,
             learning_rate=learning_rate,
-            average_decay=decay,
             seed=seed,
         )
-        for name, (opponent, decay) in players.items()
+        for name, opponent in players.items()
     }
     return Finding(
         "policy_learners",

@@ -6,21 +6,22 @@ the learner's own algorithm. Letters as in `nlhf_jax.games.sequences`.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
+import optax
 from numpy.typing import ArrayLike
 
-from nlhf_jax import optimizers
+from nlhf_jax import objectives, optimizers
 from nlhf_jax.errors import UserError
 from nlhf_jax.games import measures
 from nlhf_jax.games.equilibrium import regularized_equilibrium
 from nlhf_jax.games.game import Game, from_matrix
 from nlhf_jax.learners.policy import PolicyLearner
 from nlhf_jax.learners.supervised import SupervisedLearner
-from nlhf_jax.models.language_model import EOS, PAD, LanguageModel, PyTree
-from nlhf_jax.opponents import POLICY, Player
+from nlhf_jax.models.language_model import LanguageModel, PyTree, SpecialTokens
+from nlhf_jax.opponents import POLICY, Opponent, Player
 from nlhf_jax.sharding import Partitioner
 from nlhf_jax.studies.sequences import ResponseTree, TableScorer, fixed_point, mixture_log_probs
 
@@ -71,7 +72,7 @@ def sequence_game(
     prompts = np.asarray(prompts, np.int32)
     if len(np.unique(prompts, axis=0)) < len(prompts):
         raise UserError(f"the prompts {prompts.tolist()} must all be different")
-    tree = ResponseTree(model.vocab_size, length)
+    tree = ResponseTree(model.vocab_size, length, model.tokens)
     log_reference = log_probs_of_all(
         model, POLICY, {"policy": reference_params}, prompts, tree.responses
     )
@@ -106,9 +107,8 @@ def random_reference(
     """
     rng = np.random.default_rng(seed)
     prompts = np.asarray(prompts, np.int32)
-    responses = ResponseTree(model.vocab_size, length).responses
-    in_response = np.cumsum(responses == EOS, axis=1) == 0
-    responses = responses[~np.any(in_response & (responses == PAD), axis=1)]
+    responses = ResponseTree(model.vocab_size, length, model.tokens).responses
+    responses = responses[without_padding_inside(responses, model.tokens)]
     weights = np.exp(spread * rng.normal(size=(len(prompts), len(responses))))
     copies = 256 // len(prompts)
     with jax.enable_x64(False):
@@ -123,6 +123,12 @@ def random_reference(
             batch = {"inputs": inputs, "targets": responses[np.concatenate(drawn)]}
             state, _ = learner.train_step(state, partitioner.place_batch(batch))
     return jax.device_get(state.params)
+
+
+def without_padding_inside(responses: np.ndarray, special: SpecialTokens) -> np.ndarray:
+    """Which of the responses `[N, T]` have no padding before their end: bool `[N]`."""
+    in_response = np.cumsum(responses == special.eos, axis=1) == 0
+    return ~np.any(in_response & (responses == special.pad), axis=1)
 
 
 def log_probs_of_all(
@@ -175,13 +181,12 @@ class Learning:
 
 def learn(
     played: SequenceGame,
-    opponent: Player,
+    opponent: Opponent,
     *,
     steps: int,
     record_every: int,
     batch_size: int,
     learning_rate: float,
-    average_decay: float | None = None,
     kl: str = "exact",
     seed: int = 0,
 ) -> Learning:
@@ -194,55 +199,26 @@ def learn(
       record_every: steps between two records.
       batch_size: rows of a step, a multiple of the number of prompts.
       learning_rate: of AdamW, at the start of a cosine schedule that ends at 0.
-      average_decay: of the moving average, for an opponent that is one.
-      kl: "exact" or "sampled", as for the learner.
+      kl: "exact" or "sampled", as for `objectives.policy_gradient`.
       seed: of the rollouts.
 
     Raises:
       UserError: a number that does not divide the other, or what the learner refuses.
     """
-    game, prompts = played.game, played.prompts
+    prompts = played.prompts
     if record_every < 1 or steps % record_every:
         raise UserError(f"record_every is {record_every} but must divide steps, {steps}")
     if batch_size % len(prompts):
         raise UserError(
             f"batch_size is {batch_size} but must be a multiple of the {len(prompts)} prompts"
         )
-    # At its fixed point a policy is its own moving average.
-    end = fixed_point(game, played.tree, opponent.get("reference", 0.0)).log_policy
-    ends = {"last": end, "moving average": end, "mixture": _mixture(played, opponent, end)}
-    equilibrium = regularized_equilibrium(game).log_policy
-
-    @jax.jit
-    def measure(policies):
-        return {
-            name: {
-                "kl_to_fixed_point": measures.divergence(game, ends[name], policy),
-                **{m: measures.METRICS[m](game, policy, equilibrium) for m in _METRICS},
-            }
-            for name, policy in policies.items()
-        }
-
-    records = []
+    measure = _measures(played, opponent)
     with jax.enable_x64(False):
-        partitioner = _one_device()
-        learner = PolicyLearner(
-            model=played.model,
-            partitioner=partitioner,
-            optimizer=_optimizer(learning_rate, steps),
-            seed=seed,
-            opponent=opponent,
-            scorer=TableScorer(played.tree, prompts),
-            reference_params=partitioner.replicate(played.reference_params),
-            scorer_params=partitioner.replicate(np.asarray(game.preference, np.float32)),
-            tau=float(game.tau),
-            kl=kl,
-            max_response_length=played.tree.length,
-            average_decay=average_decay,
-        )
+        learner = _learner(played, opponent, _optimizer(learning_rate, steps), kl, seed)
         inputs = np.repeat(prompts, batch_size // len(prompts), axis=0)
-        batch = partitioner.place_batch({"inputs": inputs})
+        batch = learner.partitioner.place_batch({"inputs": inputs})
         state = learner.init()
+    records = []
     for step in range(steps + 1):
         if step % record_every == 0:
             policies = _policies(played, opponent, state)
@@ -257,6 +233,51 @@ def learn(
     )
 
 
+def _learner(
+    played: SequenceGame,
+    opponent: Opponent,
+    optimizer: optax.GradientTransformation,
+    kl: str,
+    seed: int,
+) -> PolicyLearner:
+    partitioner = _one_device()
+    table = np.asarray(played.game.preference, np.float32)
+    return PolicyLearner(
+        model=played.model,
+        partitioner=partitioner,
+        optimizer=optimizer,
+        seed=seed,
+        opponent=opponent,
+        objective=objectives.policy_gradient(float(played.game.tau), kl),
+        scorer=TableScorer(played.tree, played.prompts),
+        reference_params=partitioner.replicate(played.reference_params),
+        scorer_params=partitioner.replicate(table),
+        max_response_length=played.tree.length,
+    )
+
+
+def _measures(played: SequenceGame, opponent: Opponent) -> Callable:
+    """From exact policies to their distances from where they must end."""
+    game = played.game
+    # At its fixed point a policy is its own moving average.
+    beta = opponent.weights.get("reference", 0.0)
+    end = fixed_point(game, played.tree, beta).log_policy
+    ends = {"last": end, "moving average": end, "mixture": _mixture(played, opponent, end)}
+    equilibrium = regularized_equilibrium(game).log_policy
+
+    @jax.jit
+    def measure(policies):
+        return {
+            name: {
+                "kl_to_fixed_point": measures.divergence(game, ends[name], policy),
+                **{m: measures.METRICS[m](game, policy, equilibrium) for m in _METRICS},
+            }
+            for name, policy in policies.items()
+        }
+
+    return measure
+
+
 def _policies(played, opponent, state):
     def exact(params):
         return log_probs_of_all(
@@ -264,9 +285,9 @@ def _policies(played, opponent, state):
         ).astype(played.game.preference.dtype)
 
     policies = {"last": exact(state.params)}
-    if state.average is not None:
-        policies["moving average"] = exact(state.average)
-    if len(opponent) > 1:
+    if "average" in state.kept:
+        policies["moving average"] = exact(state.kept["average"])
+    if len(opponent.weights) > 1:
         policies["mixture"] = _mixture(played, opponent, policies["last"])
     return policies
 
@@ -277,7 +298,7 @@ def _mixture(played, opponent, log_policy):
         "average": log_policy,
         "reference": played.game.log_reference,
     }
-    return played.tree.mixture(opponent, sets)
+    return played.tree.mixture(opponent.weights, sets)
 
 
 def _one_device() -> Partitioner:

@@ -16,13 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from nlhf_jax import losses
 from nlhf_jax.games import measures
 from nlhf_jax.games.equilibrium import regularized_equilibrium
 from nlhf_jax.games.game import Game
 from nlhf_jax.models.language_model import (
-    EOS,
     LanguageModel,
     PyTree,
+    SpecialTokens,
     response_mask,
     token_log_probs,
 )
@@ -31,15 +32,15 @@ from nlhf_jax.opponents import Player
 _STEP_SIZES = 16  # 1, 1/2, 1/4, ...
 
 
-def responses(vocab_size: int, length: int) -> np.ndarray:
-    """Every response of at most `length` tokens, int32 `[N, T]`: up to and with EOS, then 0.
+def responses(vocab_size: int, length: int, special: SpecialTokens = SpecialTokens()) -> np.ndarray:
+    """Every response of at most `length` tokens, int32 `[N, T]`: up to and with EOS, then padding.
 
-    All tokens but EOS count, 0 included, since a model can sample it like any other. A response
+    All tokens but EOS count, padding too, since a model can sample it like any other. A response
     without EOS fills the whole length.
     """
-    tokens = [t for t in range(vocab_size) if t != EOS]
+    tokens = [t for t in range(vocab_size) if t != special.eos]
     found = [
-        prefix + (EOS,) + (0,) * (length - n)
+        prefix + (special.eos,) + (special.pad,) * (length - n)
         for n in range(1, length + 1)
         for prefix in itertools.product(tokens, repeat=n - 1)
     ]
@@ -68,7 +69,7 @@ def mixture_log_probs(
         context = model.encode(param_sets[name], inputs)
         mixed += weight * model.logits(param_sets[name], context, all_responses)
     log_probs = token_log_probs(mixed, all_responses)
-    return jnp.sum(log_probs * response_mask(all_responses), axis=-1)
+    return jnp.sum(log_probs * response_mask(all_responses, model.tokens.eos), axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,15 +79,17 @@ class ResponseTree:
     Attributes:
       vocab_size: V.
       length: T.
+      special: which of the tokens are padding and EOS.
     """
 
     vocab_size: int
     length: int
+    special: SpecialTokens = SpecialTokens()
 
     @functools.cached_property
     def responses(self) -> np.ndarray:
         """int32 `[N, T]`, see `responses`; the order is that of all arrays over responses."""
-        return responses(self.vocab_size, self.length)
+        return responses(self.vocab_size, self.length, self.special)
 
     @property
     def size(self) -> int:
@@ -95,7 +98,8 @@ class ResponseTree:
 
     def index(self, tokens: jax.Array) -> jax.Array:
         """The number of each response `[..., T]`, int32 `[...]`; what follows EOS is ignored."""
-        kept = tokens * response_mask(tokens).astype(jnp.int32)
+        mask = response_mask(tokens, self.special.eos)
+        kept = jnp.where(mask > 0, tokens, self.special.pad)
         return jnp.asarray(self._index_of_code)[kept @ self._place_values]
 
     @functools.cached_property
@@ -173,7 +177,7 @@ def _log_sum_of_children(log_probs: jax.Array, children: np.ndarray) -> jax.Arra
 
 @dataclasses.dataclass(frozen=True)
 class TableScorer:
-    """P(y > y' | x) - 1/2 from a table: a `Scorer` of the policy learner.
+    """P(y > y' | x) from a table: a `Scorer` of the policy learner.
 
     The scorer's parameters are the table, float32 `[X, N, N]`. A text that is none of the prompts
     scores NaN.
@@ -185,12 +189,20 @@ class TableScorer:
 
     tree: ResponseTree
     prompts: np.ndarray
+    measures = "preference"
+    pairwise = True
 
-    def advantages(self, params, text, y, opponent):
-        probability = self.win_rate(params, text, y, opponent)
-        return probability - 0.5, {"preference": jnp.mean(probability)}
+    def score(
+        self, params: jax.Array, text: jax.Array, y: jax.Array, other: jax.Array | None
+    ) -> jax.Array:
+        return self.win_rate(params, text, y, other)
 
-    def win_rate(self, params, text, y, other):
+    def advantages(self, scores: jax.Array, row_weights: jax.Array) -> jax.Array:
+        return losses.centred_preference(scores, row_weights)
+
+    def win_rate(
+        self, params: jax.Array, text: jax.Array, y: jax.Array, other: jax.Array
+    ) -> jax.Array:
         same = jnp.all(text[:, None] == self.prompts, axis=-1)
         prompt = jnp.argmax(same, axis=-1)
         probability = params[prompt, self.tree.index(y), self.tree.index(other)]

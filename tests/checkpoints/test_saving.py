@@ -13,6 +13,7 @@ import pytest
 from nlhf_jax import checkpoints
 from nlhf_jax.checkpoints import Checkpoints
 from nlhf_jax.checkpoints.arrays import place
+from nlhf_jax.checkpoints.description import check_same_vocabulary
 from nlhf_jax.checkpoints.opening import open_checkpoint as open_any
 from nlhf_jax.errors import UserError
 from tests.tiny_learner import State
@@ -281,13 +282,11 @@ class _Vocabulary:
 def test_a_vocabulary_must_be_the_checkpoints_own(tmp_path):
     save(tmp_path, 7)
     loaded = checkpoints.load(tmp_path)
-    checkpoints.check_same_vocabulary(loaded.path, loaded.vocabulary_bytes, _Vocabulary(VOCABULARY))
+    check_same_vocabulary(loaded.path, loaded.vocabulary_bytes, _Vocabulary(VOCABULARY))
     with pytest.raises(
         UserError, match=r"is not the one that the checkpoint .*/7 was trained with"
     ):
-        checkpoints.check_same_vocabulary(
-            loaded.path, loaded.vocabulary_bytes, _Vocabulary(VOCABULARY[1:])
-        )
+        check_same_vocabulary(loaded.path, loaded.vocabulary_bytes, _Vocabulary(VOCABULARY[1:]))
 
 
 def test_settings_that_make_no_sense_are_refused(tmp_path):

@@ -11,6 +11,7 @@ from nlhf_jax.data import batches, json_lines, templates
 from nlhf_jax.data.tf_imports import seqio
 from nlhf_jax.data.tldr_mini import text as tldr_mini_text
 from nlhf_jax.errors import UserError
+from nlhf_jax.models.language_model import SpecialTokens
 from tests.data.conftest import LENGTHS
 
 
@@ -80,9 +81,9 @@ def test_comparisons_keep_the_votes(mini_tasks, vocabulary):
     assert [vocabulary.decode(row) for row in examples.arrays["rejected"]] == [
         vote.rejected for vote in votes
     ]
-    assert examples.arrays["weight"].dtype == np.float32
+    assert examples.arrays["vote_share"].dtype == np.float32
     weights = np.asarray([vote.weight for vote in votes], np.float32)
-    np.testing.assert_array_equal(examples.arrays["weight"], weights)
+    np.testing.assert_array_equal(examples.arrays["vote_share"], weights)
     assert {name: a.shape[1:] for name, a in examples.arrays.items()} == {
         "text": (40,),
         "chosen": (16,),
@@ -120,7 +121,9 @@ def test_the_device_packs_exactly_as_the_data_does(mini_tasks, template, lengths
     rows = examples.take(100).arrays
     text, chosen, rejected = (jnp.asarray(rows[k]) for k in ("text", "chosen", "rejected"))
     for shift, (first, second) in enumerate(((chosen, rejected), (rejected, chosen))):
-        device = raters.pack(template.segments, {"text": text, "first": first, "second": second})
+        device = raters.pack(
+            template.segments, {"text": text, "first": first, "second": second}, SpecialTokens()
+        )
         assert device.shape == (100, needed)
         np.testing.assert_array_equal(device, host.arrays["inputs"][shift:200:2])
 
@@ -225,7 +228,7 @@ def test_weights_of_users_reach_the_learner(files, user_tasks):
     names = user_tasks(preferences={"train": path, "test": path})
     assert names == ["user_comparisons", "user_preferences"]
     examples = batches.load_examples("user_comparisons", "test", LENGTHS)
-    assert examples.arrays["weight"].tolist() == [1.0, 0.75]
+    assert examples.arrays["vote_share"].tolist() == [1.0, 0.75]
 
 
 def test_a_bad_line_surfaces_as_itself(files, user_tasks):

@@ -113,7 +113,7 @@ def test_a_filter_keeps_the_votes_of_its_levels(dataset, split, levels):
         return
     examples = made.examples("comparisons", split, RATER_LENGTHS)
     assert len(examples) == len(kept) == task.num_input_examples(split)
-    assert examples.arrays["weight"].tolist() == [1.0] * len(kept)
+    assert examples.arrays["vote_share"].tolist() == [1.0] * len(kept)
     others = {"train", "validation", "test"} - {split}
     assert sum(task.num_input_examples(other) for other in others) == sum(
         len(tldr_rows.LEVELS[name])

@@ -52,7 +52,7 @@ def test_no_array_of_the_state_shares_memory_with_another_or_with_the_reference(
     network = tiny.model(tiny.RATER_VOCABULARY)
     reference = tiny.placed(tiny.one_device(), network, tiny.params(network, 2))
     state = tiny.learner("nash_ema", network, initial_params=reference).init()
-    arrays = jax.tree.leaves([state.params, state.average, reference])
+    arrays = jax.tree.leaves([state.params, state.kept, reference])
     assert len({x.unsafe_buffer_pointer() for x in arrays}) == len(arrays)
 
 
@@ -63,7 +63,7 @@ def test_training_is_in_float32_also_from_a_reference_in_bfloat16():
         tiny.one_device(), network, jax.tree.map(lambda x: x.astype(jnp.bfloat16), values)
     )
     state = tiny.learner("nash_ema", network, initial_params=short).init()
-    for params in (state.params, state.average):
+    for params in (state.params, state.kept["average"]):
         assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype(np.float32)}
 
 

@@ -9,9 +9,13 @@ import pytest
 from scipy import special
 
 from nlhf_jax.errors import UserError
-from nlhf_jax.learners.policy import PolicyLearner, RewardScorer
+from nlhf_jax.learners import policy as policy_module
+from nlhf_jax.learners.policy import PolicyLearner
 from nlhf_jax.learners.preference import vote_accuracy
 from nlhf_jax.learners.state import Purpose, key_for
+from nlhf_jax.objectives import ipo, policy_gradient
+from nlhf_jax.opponents import Opponent, moving_average, self_play
+from nlhf_jax.raters import PreferenceScorer, RewardScorer
 from tests import tiny
 
 NETWORK = tiny.model(tiny.RATER_VOCABULARY)
@@ -65,7 +69,7 @@ def test_preference_metrics_are_means_over_both_orders():
     first = np.asarray(ask(params, batch["text"], *pair))
     second = 1 - np.asarray(ask(params, batch["text"], *pair[::-1]))
     found = _evaluated("preference", filling=1)
-    vote = batch["weight"]
+    vote = batch["vote_share"]
     loss = -np.mean([vote * np.log(p) + (1 - vote) * np.log(1 - p) for p in (first, second)])
     np.testing.assert_allclose(found["loss"], loss, rtol=1e-4)
     np.testing.assert_allclose(found["order_bias"], np.mean(first - second), atol=1e-5)
@@ -83,11 +87,13 @@ def test_the_moving_average_follows_the_parameters():
     """avg_t = 0.9 avg_{t-1} + 0.1 theta_t, from where training starts."""
     learner = _learner("nash_ema")
     start = learner.init()
-    jax.tree.map(np.testing.assert_array_equal, start.average, start.params)
+    jax.tree.map(np.testing.assert_array_equal, start.kept["average"], start.params)
     moved = start.replace(params=jax.tree.map(lambda x: x + 1.0, start.params))
-    after = learner.after_update(moved)
+    after = learner.follow(moved)
     jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y + 0.1, atol=1e-5), after.average, start.params
+        lambda x, y: np.testing.assert_allclose(x, y + 0.1, atol=1e-5),
+        after.kept["average"],
+        start.params,
     )
     jax.tree.map(np.testing.assert_array_equal, after.params, moved.params)
 
@@ -98,10 +104,10 @@ def test_ipo_does_not_see_which_response_of_a_pair_comes_first():
     rows = {
         "inputs": tiny.texts(rng, 8, 5),
         "responses": np.stack([tiny.texts(rng, 8, 3), tiny.texts(rng, 8, 3)], axis=1),
-        "advantages": rng.uniform(-0.5, 0.5, 8).astype(np.float32),
-        "share": np.full(8, 1 / 8, np.float32),
+        "targets": rng.uniform(0, 1, 8).astype(np.float32),
+        "row_weights": np.full(8, 1 / 8, np.float32),
     }
-    turned = rows | {"responses": rows["responses"][:, ::-1], "advantages": -rows["advantages"]}
+    turned = rows | {"responses": rows["responses"][:, ::-1], "targets": 1 - rows["targets"]}
     loss = jax.jit(lambda rows: learner.loss(learner.init().params, learner._frozen, rows)[0])
     assert abs(loss(rows)) > 1e-2
     np.testing.assert_allclose(loss(rows), loss(turned), rtol=1e-5)
@@ -120,32 +126,67 @@ def test_a_batch_that_micro_batches_do_not_divide_is_an_error():
         learner.train_step(None, tiny.batch("supervised", 0))
 
 
+def test_rlhf_is_evaluated_on_the_loss_that_it_is_trained_on(monkeypatch):
+    """On the same responses the two losses are the same number, or their curves cannot be read."""
+    responses = tiny.texts(np.random.default_rng(0), 16, 3).reshape(8, 2, 3)
+
+    def rollout(model, players, *rest):
+        return jnp.asarray(responses[:, : len(players)])
+
+    monkeypatch.setattr(policy_module, "rollout", rollout)
+    learner = tiny.learner("rlhf")
+    batch = learner.partitioner.place_batch(tiny.batch("rlhf", 0))
+    valid = {"valid": np.ones(8, np.float32)}
+    evaluated = learner.eval_step(learner.init(), batch | learner.partitioner.place_batch(valid))
+    _, trained = learner.train_step(learner.init(), batch)
+    for name in ("loss", "reward", "advantage_squared", "kl"):
+        np.testing.assert_allclose(evaluated[name], trained[name], rtol=1e-5, err_msg=name)
+
+
+PREFERENCES = PreferenceScorer(None, both_orders=False)
+
+
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("objective", "opponent", "scorer", "message"),
     [
-        ({"kl": "forward"}, "KL is 'forward' but must be 'sampled' or 'exact'"),
-        ({"kl": None}, "KL is None but must be 'sampled' or 'exact'"),
-        ({"loss": "dpo"}, "LOSS is 'dpo' but must be 'policy_gradient' or 'ipo'"),
-        ({"loss": "ipo"}, "KL is 'sampled' but LOSS = 'ipo' regularises by .* set KL = None"),
-        ({"loss": "ipo", "kl": None, "tau": 0.0}, "TAU is 0.0 but LOSS = 'ipo' needs it positive"),
-        ({"loss": "ipo", "kl": None, "opponent": None}, "learns from preferences, but RLHF has"),
-        ({"loss": "ipo", "kl": None, "scorer": RewardScorer(None)}, "and a preference model"),
-        ({"tau": -0.1}, "TAU is -0.1 but must not be negative"),
-        ({"average_decay": None}, "AVERAGE_DECAY is None but a moving-average opponent needs it"),
-        ({"average_decay": 1.5}, "AVERAGE_DECAY is 1.5 but a moving-average opponent needs it"),
+        (policy_gradient(0.1, "forward"), self_play(), PREFERENCES, "KL is 'forward' but must be"),
+        (policy_gradient(0.1, None), self_play(), PREFERENCES, "KL is None but must be 'sampled'"),
+        (policy_gradient(-0.1, "exact"), self_play(), PREFERENCES, "TAU is -0.1 but must not be"),
+        (policy_gradient(0.1, "exact"), None, PREFERENCES, "the scorer compares two responses"),
+        (ipo(0.0), self_play(), PREFERENCES, "TAU is 0.0 but IPO needs it positive"),
+        (ipo(0.1), None, PREFERENCES, "learns from preferences, but RLHF has"),
+        (ipo(0.1), self_play(), RewardScorer(None), "and a preference model"),
+        (
+            policy_gradient(0.1, "exact"),
+            moving_average(),
+            PREFERENCES,
+            "AVERAGE_DECAY is None but a moving-average opponent needs it",
+        ),
+        (
+            policy_gradient(0.1, "exact"),
+            moving_average(1.5),
+            PREFERENCES,
+            "AVERAGE_DECAY is 1.5 but a moving-average opponent needs it",
+        ),
+        (
+            policy_gradient(0.1, "exact"),
+            Opponent({"half": 1.0}, {"half": lambda kept, params, step: {}}),
+            PREFERENCES,
+            "parameter set 'half' changes its shapes",
+        ),
     ],
 )
-def test_a_policy_learner_refuses_settings_without_a_meaning(settings, message):
-    sensible = {"kl": "sampled", "tau": 0.1, "average_decay": 0.9, "scorer": None}
-    sensible |= {"opponent": tiny.OPPONENTS["nash_ema"]}
+def test_a_policy_learner_refuses_settings_without_a_meaning(objective, opponent, scorer, message):
     with pytest.raises(UserError, match=message):
         PolicyLearner(
             model=NETWORK,
             partitioner=tiny.one_device(),
             optimizer=tiny.optimizer(),
             seed=0,
+            objective=objective,
+            opponent=opponent,
+            scorer=scorer,
             reference_params=None,
             scorer_params=None,
             max_response_length=3,
-            **sensible | settings,
         )

@@ -44,7 +44,7 @@ def _assert_same_run(run, other):
 
 
 def _per_layer(state):
-    return [unstack_layers(x) for x in (state.params, state.average) if x is not None]
+    return [unstack_layers(x) for x in (state.params, *state.kept.values())]
 
 
 @pytest.mark.parametrize("kind", tiny.LEARNERS)
@@ -113,7 +113,7 @@ def test_parameters_are_cut_before_and_after_training():
     fresh = tiny.learner("nash_ema", network, partitioner=tiny.mesh(*CUBE)).init()
     trained = _trained("nash_ema", CUBE)[1]
     for state in (fresh, trained):
-        for params in (state.params, state.average):
+        for params in (state.params, state.kept["average"]):
             mlp = params["decoder"]["layers_0"]["mlp"]
             assert tiny.part(mlp["wi_0"]["kernel"]) == (8, 16)  # [embed 16, mlp 32]
             assert tiny.part(mlp["wo"]["kernel"]) == (16, 8)

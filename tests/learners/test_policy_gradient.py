@@ -36,14 +36,14 @@ def _state(learner):
     """The first state, but with an average far from the policy, as after many steps."""
     state = learner.init()
     average = tiny.params(NETWORK, 7, scale=2.0)
-    return state if state.average is None else state.replace(average=average)
+    return state.replace(kept=dict.fromkeys(state.kept, average))
 
 
 def _param_sets(learner):
     """The state, and the parameters of all that players are made of."""
     state = _state(learner)
     sets = {"reference": learner._frozen["reference"], "policy": state.params}
-    return state, sets | ({} if state.average is None else {"average": state.average})
+    return state, sets | state.kept
 
 
 def _log_probs(player, sets):
@@ -64,7 +64,7 @@ def _exact_gradient(opponent):
     if opponent == "rlhf":
         scores = _all_rewards(learner._frozen["scorer"])
     else:
-        frozen = jnp.exp(_log_probs(tiny.OPPONENTS[opponent], sets))
+        frozen = jnp.exp(_log_probs(tiny.OPPONENTS[opponent].weights, sets))
         scores = _all_preferences(learner._frozen["scorer"]) @ frozen
     return _gradient_of_objective(state.params, sets["reference"], scores)
 
@@ -227,6 +227,6 @@ def test_the_samplers_have_different_gradients():
 
 def test_probabilities_of_all_responses_sum_to_one():
     sets = {"policy": tiny.params(NETWORK, 1, 2.0), "reference": tiny.params(NETWORK, 2, 2.0)}
-    for player in (POLICY, tiny.OPPONENTS["nash_md"]):
+    for player in (POLICY, tiny.OPPONENTS["nash_md"].weights):
         total = jnp.sum(jnp.exp(_log_probs(player, sets)))
         np.testing.assert_allclose(total, 1.0, atol=1e-5)

@@ -24,7 +24,7 @@ from tests import tiny
     ],
 )
 def test_a_response_reaches_to_its_first_end(response, mask):
-    found = response_mask(jnp.asarray([response], jnp.int32))
+    found = response_mask(jnp.asarray([response], jnp.int32), 1)
     assert found.dtype == jnp.float32
     np.testing.assert_array_equal(found, [mask])
 
@@ -32,7 +32,7 @@ def test_a_response_reaches_to_its_first_end(response, mask):
 def test_masks_keep_leading_dimensions():
     responses = jnp.asarray([[[5, 1, 0], [1, 0, 0]], [[5, 6, 7], [0, 1, 0]]])
     expected = [[[1, 1, 0], [1, 0, 0]], [[1, 1, 1], [1, 1, 0]]]
-    np.testing.assert_array_equal(response_mask(responses), expected)
+    np.testing.assert_array_equal(response_mask(responses, 1), expected)
 
 
 def test_token_log_probs_are_those_of_the_softmax():

@@ -76,7 +76,7 @@ def test_encoder_logits_and_token_scores(golden, scanned):
         scores[real_targets], numbers["token_log_probs"][real_targets], atol=TOLERANCE
     )
     np.testing.assert_allclose(
-        np.sum(scores * response_mask(jnp.asarray(targets)), axis=-1),
+        np.sum(scores * response_mask(jnp.asarray(targets), 1), axis=-1),
         numbers["score_batch_sequence_scores"],
         atol=1e-4,  # a sum of up to ten token scores
     )

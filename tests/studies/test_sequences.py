@@ -16,7 +16,7 @@ from tests import tiny
 
 PROMPTS = np.array([[2, 1], [3, 1]], np.int32)
 TREE = ResponseTree(4, 3)
-MIXTURE = opponents.geometric_mixture(0.3)
+MIXTURE = opponents.geometric_mixture(0.3).weights
 
 
 def random_policies(seed, spread=1.0):
@@ -46,11 +46,10 @@ def test_the_table_is_looked_up_by_prompt_and_response():
     table = jnp.asarray(game().preference)
     rng = np.random.default_rng(0)
     x, y, other = rng.integers(0, 2, 50), *rng.integers(0, TREE.size, (2, 50))
-    found, metrics = scorer.advantages(
-        table, jnp.asarray(PROMPTS[x]), TREE.responses[y], TREE.responses[other]
-    )
-    np.testing.assert_allclose(found, table[x, y, other] - 0.5)
-    np.testing.assert_allclose(metrics["preference"], np.mean(table[x, y, other]))
+    found = scorer.score(table, jnp.asarray(PROMPTS[x]), TREE.responses[y], TREE.responses[other])
+    np.testing.assert_allclose(found, table[x, y, other])
+    advantages = scorer.advantages(found, jnp.full(50, 0.02))
+    np.testing.assert_allclose(advantages, table[x, y, other] - 0.5)
     unknown = scorer.win_rate(
         table, jnp.array([[9, 1]]), TREE.responses[y[:1]], TREE.responses[other[:1]]
     )
@@ -113,7 +112,7 @@ def test_of_one_token_the_mixture_at_the_fixed_point_is_the_equilibrium_of_anoth
     """Calandriello et al. 2024, prop. 5.2, is about mixtures of whole responses."""
     tree = ResponseTree(4, length)
     played = families.random_game(0, tree.size, 2, scale=4.0, tau=0.1)
-    player = opponents.geometric_mixture(0.5)
+    player = opponents.geometric_mixture(0.5).weights
     found = fixed_point(played, tree, 0.5).log_policy
     mixture = tree.mixture(player, {"policy": found, "reference": played.log_reference})
     other = regularized_equilibrium(played.replace(tau=played.tau / 0.5)).log_policy

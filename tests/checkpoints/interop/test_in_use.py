@@ -6,7 +6,7 @@ import functools
 import numpy as np
 import pytest
 
-from nlhf_jax import opponents
+from nlhf_jax import objectives, opponents
 from nlhf_jax.checkpoints.arrays import flattened
 from nlhf_jax.checkpoints.networks import load_network
 from nlhf_jax.data.templates import rater_segments, reward_segments
@@ -184,9 +184,10 @@ def test_a_policy_with_a_rater_of_t5x_and_a_reference_of_hugging_face(checkpoint
         initial_checkpoint=str(checkpoint("huggingface")),
         rater_checkpoint=str(rater),
         opponent=opponents.geometric_mixture(0.3),
-        tau=0.1,
-        kl="sampled",
+        objective=objectives.policy_gradient(0.1, "sampled"),
+        both_orders=True,
         frozen_dtype="bfloat16",
+        compute_dtype=None,
         scan_layers=True,
     )
 
@@ -212,6 +213,9 @@ def test_a_rater_of_the_wrong_kind_is_refused(checkpoint):
             initial_checkpoint=str(checkpoint("huggingface")),
             rater_checkpoint=str(checkpoint("nlhf")),
             opponent=opponents.self_play(),
-            tau=0.1,
-            kl="sampled",
+            objective=objectives.policy_gradient(0.1, "sampled"),
+            both_orders=True,
+            frozen_dtype="float32",
+            compute_dtype=None,
+            scan_layers=None,
         )

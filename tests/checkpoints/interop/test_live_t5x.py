@@ -14,12 +14,12 @@ from nlhf_jax.checkpoints.arrays import read_all
 from nlhf_jax.checkpoints.opening import open_checkpoint
 from nlhf_jax.data.tldr_mini import text as tldr_mini_text
 from nlhf_jax.jobs.convert import convert
-from nlhf_jax.models.language_model import EOS
 from nlhf_jax.models.t5 import T5
 from nlhf_jax.models.t5_layers import T5Config
 from nlhf_jax.rollout import sample
 from tests import tiny
 from tests.checkpoints.interop import tiny_checkpoints
+from tests.tiny import EOS
 
 # Each run of T5X takes half a minute; nothing else uses gin_configs/t5x as T5X does.
 pytestmark = pytest.mark.slow

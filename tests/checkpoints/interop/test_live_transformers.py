@@ -10,10 +10,10 @@ import pytest
 from nlhf_jax.data.tldr_mini import text as tldr_mini_text
 from nlhf_jax.data.vocabularies import tldr_mini_vocabulary
 from nlhf_jax.jobs.convert import convert
-from nlhf_jax.models.language_model import EOS
 from nlhf_jax.rollout import sample
 from tests import tiny
 from tests.checkpoints.interop import tiny_checkpoints
+from tests.tiny import EOS
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
