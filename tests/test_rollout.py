@@ -111,7 +111,10 @@ def test_temperature_zero_takes_the_most_likely_token():
 
 @pytest.mark.parametrize(
     ("beta", "same", "player"),
-    [(0.0, opponents.self_play(), POLICY), (1.0, opponents.best_response(), opponents.REFERENCE)],
+    [
+        (0.0, opponents.self_play().weights, POLICY),
+        (1.0, opponents.best_response().weights, opponents.REFERENCE),
+    ],
 )
 def test_the_ends_of_beta_are_self_play_and_best_response(beta, same, player):
     mixture = _rollout([POLICY, opponents.geometric_mixture(beta).weights])

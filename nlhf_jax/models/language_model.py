@@ -28,6 +28,9 @@ class SpecialTokens(NamedTuple):
     start: int = 0
 
 
+T5_TOKENS = SpecialTokens()
+
+
 class LanguageModel(Protocol):
     """A conditional distribution over token sequences, given a prompt.
 

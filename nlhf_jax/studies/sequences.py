@@ -21,6 +21,7 @@ from nlhf_jax.games import measures
 from nlhf_jax.games.equilibrium import regularized_equilibrium
 from nlhf_jax.games.game import Game
 from nlhf_jax.models.language_model import (
+    T5_TOKENS,
     LanguageModel,
     PyTree,
     SpecialTokens,
@@ -84,7 +85,7 @@ class ResponseTree:
 
     vocab_size: int
     length: int
-    special: SpecialTokens = SpecialTokens()
+    special: SpecialTokens = T5_TOKENS
 
     @functools.cached_property
     def responses(self) -> np.ndarray:
