@@ -111,7 +111,7 @@ class PolicyLearner(Learner):
             name: follow(state.kept[name], state.params, state.step)
             for name, follow in self._keeps.items()
         }
-        return state.replace(kept=kept)
+        return state.replace(kept=state.kept | kept)
 
     def _play(
         self,

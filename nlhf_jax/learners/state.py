@@ -19,38 +19,32 @@ from nlhf_jax.sharding import Partitioner
 class TrainState:
     """Everything that a step changes. A checkpoint of it is enough to continue.
 
-    In a checkpoint the kept sets stand beside `params`, each under its own name, and `average` is
-    always one of the names: so it was before there were others.
-
     Attributes:
       step: int32 scalar, steps taken.
       params: the parameters that are trained.
       opt_state: the optimiser's.
-      kept: parameter sets that an opponent keeps, such as Nash-EMA's `average`.
+      kept: parameter sets that an opponent keeps, by name. In a checkpoint they stand beside
+        `params`, each under its own name; `average` is always there, None if nobody keeps one.
     """
 
     step: jax.Array
     params: PyTree
     opt_state: PyTree
-    kept: dict[str, PyTree] = dataclasses.field(default_factory=dict)
+    kept: dict[str, PyTree | None]
 
     def replace(self, **changes: Any) -> "TrainState":
         return dataclasses.replace(self, **changes)
 
-    def tree_flatten_with_keys(self) -> tuple[tuple, tuple[str, ...]]:
-        names = tuple(sorted(self.kept))
+    def tree_flatten_with_keys(self) -> tuple[list[tuple], tuple[str, ...]]:
         children = {"step": self.step, "params": self.params, "opt_state": self.opt_state}
-        children |= {"average": None} | {name: self.kept[name] for name in names}
-        keyed = tuple((jax.tree_util.GetAttrKey(name), child) for name, child in children.items())
-        return keyed, names
+        children |= self.kept
+        keyed = [(jax.tree_util.GetAttrKey(name), child) for name, child in children.items()]
+        return keyed, tuple(self.kept)
 
     @classmethod
     def tree_unflatten(cls, names: tuple[str, ...], children: Sequence[Any]) -> "TrainState":
-        step, params, opt_state, average, *others = children
-        kept = dict(zip([name for name in names if name != "average"], others, strict=True))
-        if "average" in names:
-            kept["average"] = average
-        return cls(step, params, opt_state, kept)
+        step, params, opt_state, *kept = children
+        return cls(step, params, opt_state, dict(zip(names, kept, strict=True)))
 
 
 class Purpose(enum.IntEnum):
@@ -100,7 +94,7 @@ class StateFactory:
                 jax.eval_shape(model.per_layer, shapes),
                 model.logical_axes(per_layer=True),
             ),
-            kept=dict.fromkeys(self._kept, self.params_sharding),
+            kept={"average": None} | dict.fromkeys(self._kept, self.params_sharding),
         )
 
     def abstract(self) -> TrainState:
@@ -120,7 +114,7 @@ class StateFactory:
             step=jnp.int32(0),
             params=params,
             opt_state=self.optimizer.init(params),
-            kept={name: jax.tree.map(jnp.copy, params) for name in self._kept},
+            kept={"average": None} | {name: jax.tree.map(jnp.copy, params) for name in self._kept},
         )
 
     def __call__(self) -> TrainState:

@@ -285,7 +285,7 @@ def _policies(played, opponent, state):
         ).astype(played.game.preference.dtype)
 
     policies = {"last": exact(state.params)}
-    if "average" in state.kept:
+    if state.kept["average"] is not None:
         policies["moving average"] = exact(state.kept["average"])
     if len(opponent.weights) > 1:
         policies["mixture"] = _mixture(played, opponent, policies["last"])

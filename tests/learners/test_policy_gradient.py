@@ -36,7 +36,8 @@ def _state(learner):
     """The first state, but with an average far from the policy, as after many steps."""
     state = learner.init()
     average = tiny.params(NETWORK, 7, scale=2.0)
-    return state.replace(kept=dict.fromkeys(state.kept, average))
+    kept = {name: None if value is None else average for name, value in state.kept.items()}
+    return state.replace(kept=kept)
 
 
 def _param_sets(learner):
