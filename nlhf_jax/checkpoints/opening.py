@@ -10,9 +10,6 @@ from nlhf_jax.checkpoints.interop import huggingface, t5x
 from nlhf_jax.checkpoints.stored import StoredCheckpoint
 from nlhf_jax.errors import UserError, unreadable_is_one_error
 
-# What may follow a `#`: which parameters, and whether the best step's in place of the latest.
-_WHICH = {"": ("params", False), "average": ("average", False), "best": ("params", True)}
-
 
 def open_checkpoint(source: str) -> StoredCheckpoint:
     """Opens a checkpoint; its arrays are read when they are placed.
@@ -21,14 +18,12 @@ def open_checkpoint(source: str) -> StoredCheckpoint:
       source: a path, local or a bucket's (`gs://...`): of ours a stage's directory or one step's;
         T5X's `checkpoint_STEP` or the directory around it (native or Orbax); Hugging Face's
         directory. Of ours also `DIR#best`, the best step by the run's metric instead of the latest,
-        and `DIR#average`, Nash-EMA's averaged parameters.
+        and `DIR#NAME`, a parameter set that an opponent keeps, such as Nash-EMA's `DIR#average`.
 
     Raises:
       UserError: there is no checkpoint, or it is damaged.
     """
     path, _, which = str(source).partition("#")
-    if which not in _WHICH:
-        raise UserError(f"the checkpoint {source} ends in #{which} but may in #average or #best")
     with unreadable_is_one_error(path, "the checkpoint"):
         return _open(path, which)
 
@@ -43,7 +38,7 @@ def _open(path: str, which: str) -> StoredCheckpoint:
                 if which:
                     raise UserError(f"{path}: only checkpoints of nlhf can have #{which}")
                 return known.read(found)
-    return ours.read(path, *_WHICH[which])
+    return ours.read(path, best=True) if which == "best" else ours.read(path, which or "params")
 
 
 def load(source: str) -> StoredCheckpoint:

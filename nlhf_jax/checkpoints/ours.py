@@ -18,6 +18,7 @@ from nlhf_jax.errors import UserError, first_line
 DIRECTORY = "checkpoints"  # inside a stage's directory
 STATE = "state"  # inside a step's directory
 DESCRIPTION = "description"
+_NOT_PARAMS = ("step", "opt_state")
 
 
 def read(path: str, what: str = "params", best: bool = False) -> StoredCheckpoint:
@@ -36,12 +37,15 @@ def read(path: str, what: str = "params", best: bool = False) -> StoredCheckpoin
     description = read_step_description(step_path)
     with damage_is_one_error(step_path):
         check_state_files(step_path / STATE)
-        names = flattened(saved_tree(step_path)[what])
-    if not names:
+        saved = saved_tree(step_path)
+        kept = [name for name in saved if flattened(saved[name]) and name not in _NOT_PARAMS]
+    if what not in kept:
+        others = ", ".join(f"#{name}" for name in sorted(kept) if name != "params")
         raise UserError(
-            f"the checkpoint {step_path} has no {what!r}: it was trained without a moving average "
-            "of the parameters, so load its 'params' instead"
+            f"the checkpoint {step_path} has no #{what}: "
+            + (f"there is {others}, and #best" if others else "there is only #best")
         )
+    names = flattened(saved[what])
     with damage_is_one_error(step_path):
         store = orbax_store(step_path / STATE)
         directories = {name: f"{what}.{name.replace('/', '.')}" for name in names}

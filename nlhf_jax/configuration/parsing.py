@@ -8,6 +8,7 @@ everything starts from an empty one.
 
 import os
 import re
+import sys
 import tokenize
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -70,6 +71,7 @@ def parse(
     # Gin's second reader, for files inside packages, logs an error for every place without a file.
     del gin_config._FILE_READERS[1:]
     for path in gin_files:
+        _find_modules_beside(path)
         _parse_file(path)
     known = macros_mentioned()
     macros = dict(macros or {})
@@ -165,6 +167,13 @@ def _parse_file(path: str) -> None:
         if location is None:
             raise  # Not about the file: the code that it imports fails.
         raise UserError(f"{location[1]}, line {location[2]}: {reason(error)}") from error
+
+
+def _find_modules_beside(path: str) -> None:
+    """A gin file may name parts of the user's own, in a module beside it."""
+    directory = os.path.dirname(os.path.abspath(path))
+    if os.path.isfile(path) and directory not in sys.path:
+        sys.path.append(directory)
 
 
 def _parse_override(name: str, value: str) -> None:

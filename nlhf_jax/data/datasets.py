@@ -7,6 +7,7 @@ for raters.
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from nlhf_jax.data.batches import Examples, load_examples
 from nlhf_jax.data.templates import (
@@ -22,6 +23,9 @@ from nlhf_jax.data.templates import (
 from nlhf_jax.data.tldr_mini import population
 from nlhf_jax.data.vocabularies import Vocabulary, tldr_mini_vocabulary
 from nlhf_jax.evaluation.judges import Judge, PopulationJudge
+
+if TYPE_CHECKING:  # it imports TensorFlow, which is left to those who read data
+    from nlhf_jax.data import sources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,11 +154,50 @@ def json_lines(
       name: prefix of the tasks.
       short_template: as in `tldr_mini`.
     """
-    from nlhf_jax.data import sources, tasks
+    from nlhf_jax.data import sources
+
+    found = sources.json_lines_sources(sft, preferences, prompts)
+    return _registered(name, vocabulary, found, short_template)
+
+
+def from_rows(
+    name: str,
+    vocabulary: str,
+    sft: "sources.Demonstrations",
+    preferences: "sources.Comparisons",
+    prompts: "sources.Prompts | None" = None,
+    short_template: bool = False,
+    judge: Judge | None = None,
+) -> Dataset:
+    """Data from anywhere: call it in a function of your own, which a gin file names as DATA.
+
+    Args:
+      name: prefix of the tasks.
+      vocabulary: path of a SentencePiece model.
+      sft: split's name -> function that yields its `json_lines.Demonstration`s.
+      preferences: the same with `json_lines.Comparison`s.
+      prompts: the same with `json_lines.Prompt`s; by default those of `sft`.
+      short_template: as in `tldr_mini`.
+      judge: who the raters are, where they are known exactly.
+    """
+    from nlhf_jax.data import sources
+
+    return _registered(
+        name, vocabulary, sources.row_sources(sft, preferences, prompts), short_template, judge
+    )
+
+
+def _registered(
+    name: str,
+    vocabulary: str,
+    found: "sources.Sources",
+    short_template: bool,
+    judge: Judge | None = None,
+) -> Dataset:
+    from nlhf_jax.data import tasks
 
     words = Vocabulary.load(vocabulary)
-    dataset = Dataset(name, words, *_templates(words, short_template))
-    found = sources.json_lines_sources(sft, preferences, prompts)
+    dataset = Dataset(name, words, *_templates(words, short_template), judge=judge)
     tasks.register_tasks(name, found, words, dataset.rater)
     return dataset
 

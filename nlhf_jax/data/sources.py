@@ -1,4 +1,4 @@
-"""Where the rows of the tasks come from: `tldr_mini`, `tldr`, or a user's JSON lines.
+"""Where the rows of the tasks come from: `tldr_mini`, `tldr`, JSON lines, or a user's own reader.
 
 Every source gives the same rows, whatever they were made from:
 
@@ -12,9 +12,11 @@ seqio's own TFDS source may ask Google's servers for prepared data; these never 
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from nlhf_jax.data import json_lines, tfds_local
+from nlhf_jax.data.json_lines import Comparison, Demonstration, Prompt
 from nlhf_jax.data.tf_imports import seqio, tf
 from nlhf_jax.data.tldr import builder as tldr
 from nlhf_jax.data.tldr.files import prompt_parts
@@ -147,37 +149,29 @@ def tldr_sources(
     return Sources(sft=posts, preferences=votes, prompts=posts)
 
 
-def _file_source(
-    paths: Mapping[str, str], kind: str, rows: Callable[[str], Iterable[dict]], signature: dict
-) -> seqio.DataSource | None:
-    if not paths:
-        return None
-
-    def dataset(split, shuffle_files, seed=None):
-        if split not in paths:
-            raise UserError(
-                f"there is no {kind} file for the split '{split}'; there are {sorted(paths)}"
-            )
-        found = list(rows(paths[split]))  # here, so that a bad line is an error of its own kind
-        dataset = tf.data.Dataset.from_generator(lambda: iter(found), output_signature=signature)
-        return _ordered(dataset, len(found), shuffle_files, seed)
-
-    return seqio.FunctionDataSource(dataset, tuple(paths))
+# What a user's rows are read from: a split's name -> a function that yields its rows.
+Demonstrations = Mapping[str, Callable[[], Iterable[Demonstration]]]
+Comparisons = Mapping[str, Callable[[], Iterable[Comparison]]]
+Prompts = Mapping[str, Callable[[], Iterable[Prompt]]]
 
 
-def _grouped(path) -> Iterable[dict]:
-    completions: dict[str, list[str]] = {}
-    for row in json_lines.read(path, "sft"):
-        completions.setdefault(row.prompt, []).append(row.completion)
-    return ({"prompt": prompt, "completions": texts} for prompt, texts in completions.items())
+def row_sources(
+    sft: Demonstrations | None = None,
+    preferences: Comparisons | None = None,
+    prompts: Prompts | None = None,
+) -> Sources:
+    """Rows from anywhere: rows of a split are asked for when it is first read, and kept.
 
-
-def _comparisons(path) -> Iterable[dict]:
-    return map(dataclasses.asdict, json_lines.read(path, "preferences"))
-
-
-def _prompts(path) -> Iterable[dict]:
-    return ({"prompt": row.prompt, "completions": []} for row in json_lines.read(path, "prompts"))
+    Without `prompts` the prompts are those of `sft`, each once, with their completions as
+    references.
+    """
+    demonstrations = _row_source(sft, "sft", _grouped, _WITH_COMPLETIONS)
+    asked = _row_source(prompts, "prompts", _without_completions, _WITH_COMPLETIONS)
+    return Sources(
+        sft=demonstrations,
+        preferences=_row_source(preferences, "preferences", _as_dicts, _COMPARISON),
+        prompts=asked or demonstrations,
+    )
 
 
 def json_lines_sources(
@@ -185,21 +179,55 @@ def json_lines_sources(
     preferences: Mapping[str, str] | None = None,
     prompts: Mapping[str, str] | None = None,
 ) -> Sources:
-    """A user's files; each argument maps a split's name to a path.
-
-    Without `prompts` the prompts are those of the `sft` files, each once, with their completions as
-    references. Lines are read, and checked, when a split is first asked for.
+    """A user's files; each argument maps a split's name to a path. See `row_sources`.
 
     Raises UserError if a file does not exist, also one that only the last stage of a chain needs.
     """
-    for paths in (sft, preferences, prompts):
+
+    def readers(paths: Mapping[str, str] | None, kind: str) -> dict[str, Callable]:
         for path in (paths or {}).values():
             json_lines.check_exists(path)
-    demonstrations = _file_source(sft or {}, "sft", _grouped, _WITH_COMPLETIONS)
-    return Sources(
-        sft=demonstrations,
-        preferences=_file_source(preferences or {}, "preferences", _comparisons, _COMPARISON),
-        prompts=_file_source(prompts, "prompts", _prompts, _WITH_COMPLETIONS)
-        if prompts
-        else demonstrations,
+        return {
+            split: functools.partial(json_lines.read, path, kind)
+            for split, path in (paths or {}).items()
+        }
+
+    return row_sources(
+        readers(sft, "sft"), readers(preferences, "preferences"), readers(prompts, "prompts")
     )
+
+
+def _row_source(
+    splits: Mapping[str, Callable[[], Iterable]] | None,
+    kind: str,
+    as_dicts: Callable[[Iterable], Iterable[dict]],
+    signature: dict,
+) -> seqio.DataSource | None:
+    if not splits:
+        return None
+
+    def dataset(split: str, shuffle_files: bool, seed: int | None = None) -> tf.data.Dataset:
+        if split not in splits:
+            raise UserError(
+                f"there is no {kind} file for the split '{split}'; there are {sorted(splits)}"
+            )
+        found = list(as_dicts(splits[split]()))  # here: a bad line is an error of its own kind
+        dataset = tf.data.Dataset.from_generator(lambda: iter(found), output_signature=signature)
+        return _ordered(dataset, len(found), shuffle_files, seed)
+
+    return seqio.FunctionDataSource(dataset, tuple(splits))
+
+
+def _grouped(rows: Iterable[Demonstration]) -> Iterable[dict]:
+    completions: dict[str, list[str]] = {}
+    for row in rows:
+        completions.setdefault(row.prompt, []).append(row.completion)
+    return ({"prompt": prompt, "completions": texts} for prompt, texts in completions.items())
+
+
+def _as_dicts(rows: Iterable[Comparison]) -> Iterable[dict]:
+    return map(dataclasses.asdict, rows)
+
+
+def _without_completions(rows: Iterable[Prompt]) -> Iterable[dict]:
+    return ({"prompt": row.prompt, "completions": []} for row in rows)

@@ -34,30 +34,42 @@ T5_TOKENS = SpecialTokens()
 class LanguageModel(Protocol):
     """A conditional distribution over token sequences, given a prompt.
 
+    A family that derives from this class gets the methods that have a body here, which are right
+    for parameters in one layout only.
+
+    Attributes:
+      vocab_size: V, the number of rows of the embedding and of logits.
+
     Tokens are int32. Prompts end with `tokens.eos` and are padded on the right with `tokens.pad`.
     Logits are float32. A response is decoded from `tokens.start`, and ends with and includes its
     first `tokens.eos`.
     """
 
+    vocab_size: int
+
     @property
     def tokens(self) -> SpecialTokens:
         """Padding, end and start."""
-
-    @property
-    def vocab_size(self) -> int:
-        """V, the number of rows of the embedding and of logits."""
+        return T5_TOKENS
 
     def init(self, rng: jax.Array) -> PyTree:
         """Random float32 parameters."""
 
     def logical_axes(self, per_layer: bool = False) -> PyTree:
-        """A tuple of axis names for each array of the parameters, or of `per_layer` of them."""
+        """A tuple of axis names for each array of the parameters, or of `per_layer` of them.
+
+        Here: no names, so that every device has a whole copy.
+        """
+        shapes = jax.eval_shape(self.init, jax.random.key(0))
+        return jax.tree.map(lambda leaf: (None,) * leaf.ndim, shapes)
 
     def per_layer(self, params: PyTree) -> PyTree:
         """The tree with one array for each layer and kind of parameter: what optimisers see."""
+        return params
 
     def from_per_layer(self, params: PyTree, join: Callable = jnp.stack) -> PyTree:
         """The inverse of `per_layer`; `join` puts arrays together along a new first dimension."""
+        return params
 
     def description(self) -> dict[str, Any]:
         """JSON-able settings from which `models.registry` builds the same model again."""
@@ -81,6 +93,7 @@ class LanguageModel(Protocol):
 
     def decoding_params(self, params: PyTree) -> PyTree:
         """Parameters in the form that `start_decoding` and `decode_step` take, made once a loop."""
+        return params
 
 
 def response_mask(responses: jax.Array, eos: int) -> jax.Array:

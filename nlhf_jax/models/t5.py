@@ -172,13 +172,10 @@ class T5:
 
     def __init__(self, config: T5Config):
         self.config = config
+        self.vocab_size = config.vocab_size
         self._network = T5Network(config)
         # Decoding is always unrolled over layers: per-layer caches are updated in place.
         self._unrolled = T5Network(dataclasses.replace(config, scan_layers=False))
-
-    @property
-    def vocab_size(self) -> int:
-        return self.config.vocab_size
 
     @property
     def tokens(self) -> SpecialTokens:

@@ -33,7 +33,7 @@ from nlhf_jax.opponents import Player
 _STEP_SIZES = 16  # 1, 1/2, 1/4, ...
 
 
-def responses(vocab_size: int, length: int, special: SpecialTokens = SpecialTokens()) -> np.ndarray:
+def responses(vocab_size: int, length: int, special: SpecialTokens = T5_TOKENS) -> np.ndarray:
     """Every response of at most `length` tokens, int32 `[N, T]`: up to and with EOS, then padding.
 
     All tokens but EOS count, padding too, since a model can sample it like any other. A response

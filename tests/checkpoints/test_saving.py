@@ -122,7 +122,7 @@ def test_the_moving_average_is_loaded_by_name(tmp_path):
     loaded = checkpoints.load(f"{tmp_path / 'with'}#average")
     assert_same(loaded.params, jax.tree.map(np.asarray, state.average))
     save(tmp_path / "without", 7)
-    with pytest.raises(UserError, match="has no 'average'"):
+    with pytest.raises(UserError, match="has no #average: there is only #best"):
         checkpoints.load(f"{tmp_path / 'without'}#average")
 
 

@@ -357,11 +357,6 @@ def test_only_ours_can_have_an_average_or_a_best_step(native, tmp_path, which):
         convert(f"{native}#{which}", str(tmp_path / "there"), "huggingface")
 
 
-def test_there_is_no_other_choice_of_parameters(native):
-    with pytest.raises(UserError, match="ends in #middle but may in #average or #best"):
-        open_checkpoint(f"{native}#middle")
-
-
 # --- the safetensors library ---------------------------------------------------------------------
 
 
