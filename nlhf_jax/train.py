@@ -88,16 +88,7 @@ def train(
       Preempted: SIGTERM came; everything is saved.
       UserError: the checkpoints in `workdir` are damaged or belong to another configuration.
     """
-    started = time.time()
-    clock = _Clock()
-    workdir = Path(workdir)
-    for name, value in (
-        ("TRAIN_STEPS", steps),
-        ("log_period", log_period),
-        ("checkpoint_period", checkpoint_period),
-    ):
-        if value < 1:
-            raise UserError(f"{name} is {value} but counts steps: give at least 1")
+    _check_counts(TRAIN_STEPS=steps, log_period=log_period, checkpoint_period=checkpoint_period)
 
     def is_due(step: int, period: int | None) -> bool:
         return step == steps or (period is not None and step % period == 0)
@@ -105,89 +96,148 @@ def train(
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(workdir, keep_checkpoints, best_metric, best_mode)
         stack.callback(checkpoints.close)
-
-        progress = Progress(workdir.name, steps)
-        stack.callback(progress.close)
-        progress.status("makes or restores its state")
-
-        # The state: from the latest checkpoint, straight onto the mesh, or new.
-        restored = checkpoints.restore_latest(learner.abstract_state())
-        if restored is None:
-            state, first_step = learner.init(), 0
-        else:
-            state, position = restored
-            first_step = position["next_batch"]
-        if first_step > steps:
-            raise UserError(
-                f"TRAIN_STEPS is {steps} but {workdir} has been trained for {first_step} steps "
-                "already: raise it, or use another directory"
-            )
+        run = _Run(learner, Path(workdir), steps, description, checkpoints, stack)
+        state, first_step = run.start()
         if first_step == steps:
-            progress.message(f"has all its {steps} steps already")
+            run.progress.message(f"has all its {steps} steps already")
             return state
-
-        writer = MetricWriter(workdir, restored_step=first_step)
-        stack.callback(writer.close)
-        if first_step:
-            progress.message(f"continues at step {first_step} of {steps}")
-        elif data_metrics:
-            writer.write(0, "data", data_metrics)
+        run.open_metrics(first_step, data_metrics)
         preempted = stack.enter_context(_sigterm())
-        clock.lap("start")
 
-        place = learner.partitioner.place_batch
-        batch = place(batches.batch(first_step))
-        pending: list[Mapping[str, jax.Array]] = []  # metrics on the device since the last line
-        previous_loss = None
-        progress.status("compiles its step")
+        batch = learner.partitioner.place_batch(batches.batch(first_step))
+        run.progress.status("compiles its step")
         for step in range(first_step + 1, steps + 1):
             with jax.transfer_guard("disallow"):
                 state, metrics = learner.train_step(state, batch)
-            pending.append(metrics)
             # The device works on this step by itself. Meanwhile: the next batch, and a look at
             # the step before, which is the one the host waits for.
             if step < steps:
-                batch = place(batches.batch(step))
-            if previous_loss is None:
-                jax.block_until_ready(metrics)
-                clock.lap("compile")
-                progress.start(step)
-            else:
-                loss = _check_loss(previous_loss, step - 1, checkpoints)
-                progress.update(step - 1, loss=loss)
-            previous_loss = metrics["loss"]
-
-            stop = preempted.is_set()
+                batch = learner.partitioner.place_batch(batches.batch(step))
+            run.follow(step, metrics)
             if is_due(step, log_period):
-                _write_means(writer, step, jax.device_get(pending))
-                pending.clear()
+                run.log(step)
+            stop = preempted.is_set()
             save = stop or is_due(step, checkpoint_period)
             evaluation: dict[str, float] = {}
             if is_due(step, eval_period) or (save and best_metric is not None):
-                clock.lap("train")
-                evaluation = evaluate(learner, state, eval_batches)
-                if evaluation:
-                    writer.write(step, "validation", evaluation)
-                clock.lap("evaluate")
+                evaluation = run.evaluate(step, state, eval_batches)
             if save:
-                _check_loss(previous_loss, step, checkpoints)
-                _check_finite(state, step, checkpoints)
-                clock.lap("train")
-                checkpoints.save(step, state, description, {"next_batch": step}, evaluation)
-                clock.lap("checkpoint")
+                run.save(step, state, evaluation)
             if stop and step < steps:
-                checkpoints.wait()
-                raise Preempted(
-                    f"stopped by SIGTERM after step {step} of {steps}; everything is saved in "
-                    f"{workdir}, and the same command continues"
-                )
-
-        checkpoints.wait()
-        clock.lap("checkpoint")
-        _write_timing(workdir, started, first_step, steps, clock)
-        last = "".join(f", {name} {value:.4g}" for name, value in evaluation.items())
-        progress.message(f"{steps} steps in {duration(time.time() - started)}{last}")
+                run.end_early(step)
+        run.end(first_step, evaluation)
         return state
+
+
+def _check_counts(**settings: int) -> None:
+    for name, value in settings.items():
+        if value < 1:
+            raise UserError(f"{name} is {value} but counts steps: give at least 1")
+
+
+class _Run:
+    """What a training shows and leaves behind while its loop goes on."""
+
+    def __init__(
+        self,
+        learner: Any,
+        workdir: Path,
+        steps: int,
+        description: Mapping[str, Any],
+        checkpoints: Checkpoints,
+        stack: contextlib.ExitStack,
+    ):
+        """`stack` closes what is opened here."""
+        self._started, self._clock = time.time(), _Clock()
+        self._learner = learner
+        self._workdir = workdir
+        self._steps = steps
+        self._description = description
+        self._checkpoints = checkpoints
+        self._stack = stack
+        self._pending: list[Mapping[str, jax.Array]] = []  # metrics on the device, not logged yet
+        self._last_loss: jax.Array | None = None
+        self.progress = Progress(workdir.name, steps)
+        stack.callback(self.progress.close)
+
+    def start(self) -> tuple[Any, int]:
+        """The state, new or from the latest checkpoint, straight onto the mesh; and its step."""
+        self.progress.status("makes or restores its state")
+        restored = self._checkpoints.restore_latest(self._learner.abstract_state())
+        if restored is None:
+            return self._learner.init(), 0
+        state, position = restored
+        first_step = position["next_batch"]
+        if first_step > self._steps:
+            raise UserError(
+                f"TRAIN_STEPS is {self._steps} but {self._workdir} has been trained for "
+                f"{first_step} steps already: raise it, or use another directory"
+            )
+        return state, first_step
+
+    def open_metrics(self, first_step: int, data_metrics: Mapping[str, float] | None) -> None:
+        self._writer = MetricWriter(self._workdir, restored_step=first_step)
+        self._stack.callback(self._writer.close)
+        if first_step:
+            self.progress.message(f"continues at step {first_step} of {self._steps}")
+        elif data_metrics:
+            self._writer.write(0, "data", data_metrics)
+        self._clock.lap("start")
+
+    def follow(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
+        """Looks at the step before, which has ended or is waited for, and at this one if first."""
+        self._pending.append(metrics)
+        if self._last_loss is None:
+            jax.block_until_ready(metrics)
+            self._clock.lap("compile")
+            self.progress.start(step)
+        else:
+            loss = _check_loss(self._last_loss, step - 1, self._checkpoints)
+            self.progress.update(step - 1, loss=loss)
+        self._last_loss = metrics["loss"]
+
+    def log(self, step: int) -> None:
+        """Writes the means over the steps since the last line."""
+        period = jax.device_get(self._pending)
+        self._pending.clear()
+        means = {
+            name: np.mean([one[name] for one in period], dtype=np.float64) for name in period[0]
+        }
+        self._writer.write(step, "train", means)
+
+    def evaluate(
+        self, step: int, state: Any, eval_batches: Iterable[Mapping[str, np.ndarray]]
+    ) -> dict[str, float]:
+        self._clock.lap("train")
+        found = evaluate(self._learner, state, eval_batches)
+        if found:
+            self._writer.write(step, "validation", found)
+        self._clock.lap("evaluate")
+        return found
+
+    def save(self, step: int, state: Any, evaluation: Mapping[str, float]) -> None:
+        """Saves a state that is finite."""
+        _check_loss(self._last_loss, step, self._checkpoints)
+        _check_finite(state, step, self._checkpoints)
+        self._clock.lap("train")
+        position = {"next_batch": step}
+        self._checkpoints.save(step, state, self._description, position, evaluation)
+        self._clock.lap("checkpoint")
+
+    def end_early(self, step: int) -> None:
+        self._checkpoints.wait()
+        raise Preempted(
+            f"stopped by SIGTERM after step {step} of {self._steps}; everything is saved in "
+            f"{self._workdir}, and the same command continues"
+        )
+
+    def end(self, first_step: int, evaluation: Mapping[str, float]) -> None:
+        self._checkpoints.wait()
+        self._clock.lap("checkpoint")
+        _write_timing(self._workdir, self._started, first_step, self._steps, self._clock)
+        last = "".join(f", {name} {value:.4g}" for name, value in evaluation.items())
+        took = duration(time.time() - self._started)
+        self.progress.message(f"{self._steps} steps in {took}{last}")
 
 
 def evaluate(
@@ -208,11 +258,6 @@ def evaluate(
         for name in results[0]
         if name != "examples"
     }
-
-
-def _write_means(writer: MetricWriter, step: int, period: list[Mapping[str, np.ndarray]]) -> None:
-    means = {name: np.mean([one[name] for one in period], dtype=np.float64) for name in period[0]}
-    writer.write(step, "train", means)
 
 
 # --- divergence ----------------------------------------------------------------------------------

@@ -205,12 +205,6 @@ def _pack_for_raters(
     return pack
 
 
-def _register(name: str, source, preprocessors: list, features: dict) -> None:
-    seqio.TaskRegistry.add(
-        name, source=source, preprocessors=preprocessors, output_features=features
-    )
-
-
 def register_tasks(
     name: str,
     sources: Sources,
@@ -233,55 +227,33 @@ def register_tasks(
         if f"{name}_{kind}" in seqio.TaskRegistry.names():  # of another stage of this process
             seqio.TaskRegistry.remove(f"{name}_{kind}")
     words = SeqioVocabulary(vocabulary)
-    feature = seqio.Feature(words, add_eos=True, required=True)
-    names = []
+    kept = seqio.CacheDatasetPlaceholder()
+    sft, prompts = ("inputs", "targets"), ("inputs",)
+    votes = ("text", "chosen", "rejected")
+    found = {}
     if sources.sft is not None:
-        _register(
-            f"{name}_sft",
-            sources.sft,
-            [
-                _one_row_per_completion,
-                _tokenize(words, ("inputs", "targets")),
-                seqio.CacheDatasetPlaceholder(),
-                _end(words, {"inputs": "inputs", "targets": "targets"}),
-            ],
-            {"inputs": feature, "targets": feature},
-        )
-        names.append(f"{name}_sft")
+        texts = [_one_row_per_completion, _tokenize(words, sft), kept]
+        end = _end(words, {feature: feature for feature in sft})
+        found["sft"] = (sources.sft, [*texts, end], sft)
     if sources.prompts is not None:
-        _register(
-            f"{name}_prompts",
-            sources.prompts,
-            [
-                _reference_task_row,
-                _tokenize(words, ("inputs",)),
-                seqio.CacheDatasetPlaceholder(),
-                _end(words, {"inputs": "inputs"}),
-            ],
-            {"inputs": feature},
-        )
-        names.append(f"{name}_prompts")
+        texts = [_reference_task_row, _tokenize(words, prompts), kept]
+        end = _end(words, {"inputs": "inputs"})
+        found["prompts"] = (sources.prompts, [*texts, end], prompts)
     if sources.preferences is not None:
-        tokens = [
-            _comparison_texts,
-            _tokenize(words, ("text", "chosen", "rejected")),
-            seqio.CacheDatasetPlaceholder(),
-        ]
-        _register(
-            f"{name}_comparisons",
-            sources.preferences,
-            [*tokens, _end(words, {"text": "text", "chosen": "summary", "rejected": "summary"})],
-            {"text": feature, "chosen": feature, "rejected": feature},
-        )
-        names.append(f"{name}_comparisons")
+        texts = [_comparison_texts, _tokenize(words, votes), kept]
+        end = _end(words, {"text": "text", "chosen": "summary", "rejected": "summary"})
+        found["comparisons"] = (sources.preferences, [*texts, end], votes)
         if template is not None:
             if isinstance(vocabulary, Vocabulary):
                 vocabulary.rater_labels()
-            _register(
-                f"{name}_preferences",
-                sources.preferences,
-                [*tokens, _pack_for_raters(template, words)],
-                {"inputs": feature, "targets": feature},
-            )
-            names.append(f"{name}_preferences")
-    return names
+            packed = [*texts, _pack_for_raters(template, words)]
+            found["preferences"] = (sources.preferences, packed, sft)
+    feature = seqio.Feature(words, add_eos=True, required=True)
+    for kind, (source, preprocessors, features) in found.items():
+        seqio.TaskRegistry.add(
+            f"{name}_{kind}",
+            source=source,
+            preprocessors=preprocessors,
+            output_features=dict.fromkeys(features, feature),
+        )
+    return [f"{name}_{kind}" for kind in found]

@@ -131,14 +131,7 @@ def policy_learners(
                 run,
             )
         ),
-        {
-            name: {"steps": found.steps.tolist()}
-            | {
-                policy: {measure: values.tolist() for measure, values in of.items()}
-                for policy, of in found.metrics.items()
-            }
-            for name, found in learned.items()
-        },
+        _numbers(learned),
         [
             ["first → last", *_MEASURES.values()],
             *(
@@ -147,6 +140,17 @@ def policy_learners(
             ),
         ],
     )
+
+
+def _numbers(learned: Mapping[str, Learning]) -> dict[str, dict]:
+    return {
+        name: {"steps": found.steps.tolist()}
+        | {
+            policy: {measure: values.tolist() for measure, values in of.items()}
+            for policy, of in found.metrics.items()
+        }
+        for name, found in learned.items()
+    }
 
 
 def _panel(learned: Mapping[str, Learning], measure: str) -> Panel:
