@@ -88,7 +88,7 @@ def test_comparisons_keep_the_votes(mini_tasks, vocabulary):
         "text": (40,),
         "chosen": (16,),
         "rejected": (16,),
-        "weight": (),
+        "vote_share": (),
     }
 
 
