@@ -1,12 +1,14 @@
-"""What every learner is: a step and a state, compiled for a mesh.
+"""One training step, the same for every learner, and what every learner is.
 
-A learner says what it learns from (`rows`: everything without a gradient, such as a rollout and its
-scores) and what it minimises (`loss`); `step.py` makes a training step of the two. Metrics are sums
-over rows weighted by `row_weights`, so they are means over the batch.
+A step is rows, gradient, update, and what follows: `train_step`, one jitted program, so that
+nothing in between reaches the host. A learner says what it learns from (`rows`: everything without
+a gradient, such as a rollout and its scores) and what it minimises (`loss`). Metrics are sums over
+rows weighted by `row_weights`, so they are means over the batch.
 """
 
 import abc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +16,81 @@ import optax
 
 from nlhf_jax.errors import UserError
 from nlhf_jax.learners.state import StateFactory, TrainState
-from nlhf_jax.learners.step import Batch, Metrics, Rows, train_step
 from nlhf_jax.models.language_model import LanguageModel, PyTree
-from nlhf_jax.sharding import Partitioner
+from nlhf_jax.sharding import Partitioner, constrain_batch
+
+Batch = Mapping[str, jax.Array]
+Rows = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+Loss = Callable[[PyTree, Any], tuple[jax.Array, Metrics]]
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    rows: Callable[[TrainState, Batch], tuple[Rows, Metrics]],
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    follow: Callable[[TrainState], TrainState],
+    microbatches: int,
+) -> tuple[TrainState, Metrics]:
+    """One update of `state` on `batch`, arrays `[B, ...]`.
+
+    Args:
+      state, batch: see above.
+      rows: what is learned from, such as a rollout and its scores; no gradient flows through it.
+      loss: `(params, rows) -> (scalar, metrics)`, both sums over rows weighted by `row_weights`.
+      optimizer: from the gradient to the update.
+      follow: what changes after the update, such as a moving average.
+      microbatches: in how many parts the gradient is computed; must divide B.
+    """
+    learned, observed = rows(state, batch)
+    learned = jax.lax.stop_gradient(learned)
+    gradient, metrics = accumulate_gradients(loss, state.params, learned, microbatches)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        opt_state=opt_state,
+    )
+    norms = {
+        "gradient_norm": optax.tree.norm(gradient),
+        "update_norm": optax.tree.norm(updates),
+    }
+    return follow(state), observed | metrics | norms
+
+
+def row_weights(batch: Batch) -> jax.Array:
+    """Each row's part of the batch, float32 `[B]`, summing to 1; 0 for rows that are not valid."""
+    count = next(iter(batch.values())).shape[0]
+    valid = batch.get("valid", jnp.ones(count, jnp.float32))
+    return valid / jnp.maximum(jnp.sum(valid), 1.0)
+
+
+def accumulate_gradients(
+    loss: Loss, params: PyTree, rows: PyTree, microbatches: int
+) -> tuple[PyTree, Metrics]:
+    """The gradient of a loss that is a sum over rows, a part of the batch at a time.
+
+    Arguments as of `train_step`. Gradient and metrics are summed over the parts: as if the batch
+    had been one.
+    """
+    gradient = jax.grad(loss, has_aux=True)
+    if microbatches == 1:
+        return gradient(params, rows)
+
+    # Every part takes rows from all devices, so that no device has to send its rows away.
+    def split(x: jax.Array) -> jax.Array:
+        return x.reshape(x.shape[0] // microbatches, microbatches, *x.shape[1:]).swapaxes(0, 1)
+
+    def add(total: PyTree, part: PyTree) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, total, gradient(params, constrain_batch(part))), None
+
+    parts = jax.tree.map(split, rows)
+    first = jax.tree.map(lambda x: x[0], parts)
+    rest = jax.tree.map(lambda x: x[1:], parts)
+    return jax.lax.scan(add, gradient(params, first), rest)[0]
 
 
 class Learner(abc.ABC):

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 
 from nlhf_jax import losses
 from nlhf_jax.errors import UserError
-from nlhf_jax.learners.learner import Learner
+from nlhf_jax.learners.learner import Batch, Learner, Metrics, Rows, row_weights
 from nlhf_jax.learners.state import Purpose, TrainState, key_for
-from nlhf_jax.learners.step import Batch, Metrics, Rows, row_weights
 from nlhf_jax.models.language_model import PyTree, response_mask, token_log_probs
 from nlhf_jax.objectives import Objective, Scored
 from nlhf_jax.opponents import POLICY, REFERENCE, Opponent, Player

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from nlhf_jax import losses
-from nlhf_jax.learners.learner import Learner
+from nlhf_jax.learners.learner import Batch, Learner, Metrics, Rows, row_weights
 from nlhf_jax.learners.preference import vote_accuracy
 from nlhf_jax.learners.state import TrainState
-from nlhf_jax.learners.step import Batch, Metrics, Rows, row_weights
 from nlhf_jax.models.language_model import PyTree
 from nlhf_jax.raters import RewardModel, interleave
 

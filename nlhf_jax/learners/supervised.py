@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from nlhf_jax import losses
-from nlhf_jax.learners.learner import Learner
+from nlhf_jax.learners.learner import Batch, Learner, Metrics, Rows, row_weights
 from nlhf_jax.learners.state import TrainState
-from nlhf_jax.learners.step import Batch, Metrics, Rows, row_weights
 from nlhf_jax.models.language_model import PyTree, token_log_probs
 
 
