@@ -5,16 +5,12 @@ exits with 3, one that SIGTERM stopped with 143, Ctrl-C gives 130.
 """
 
 import argparse
-import contextlib
 import difflib
-import importlib
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TextIO
+from collections.abc import Callable, Sequence
 
+from nlhf_jax import commands
 from nlhf_jax.errors import UserError
 
 # What takes long to import (JAX, gin, the jobs) is imported by the job that needs it, so that help
@@ -29,6 +25,7 @@ jobs:
   evaluate  a tournament between checkpoints
   sample    responses of one checkpoint to prompts
   report    the report of a work directory again
+  config    what a gin file comes to: every setting, and where it was set
   data      checks JSON lines, trains a vocabulary
   convert   checkpoints of T5X and Hugging Face to ours and back
 
@@ -49,6 +46,7 @@ _EXAMPLES = {
     "evaluate": "nlhf evaluate --gin_file=runs/tournament.gin --workdir=out/tournament",
     "sample": "nlhf sample --checkpoint=out/nash_md --prompts=prompts.txt --num_samples=2",
     "report": "nlhf report --workdir=out",
+    "config": "nlhf config --gin_file=tldr/nash_md.gin --gin.BETA=0.25",
     "data": "nlhf data check sft:my_summaries.jsonl preferences:my_votes.jsonl",
     "convert": "nlhf convert --checkpoint=out/nash_md --to=huggingface --output=nash_md_hf",
 }
@@ -130,20 +128,35 @@ class _Parser(argparse.ArgumentParser):
 def _configured_parser(job: str, what: str, start: Callable) -> Callable[[], _Parser]:
     def build() -> _Parser:
         parser = _Parser(job, what + "\n" + _CONFIGURED, start)
-        parser.add_argument(
-            "--gin_file", action="append", required=True, metavar="FILE", help="may be repeated"
-        )
-        parser.add_argument(
-            "--gin_search_paths",
-            action="append",
-            default=[],
-            metavar="DIR",
-            help="more directories with gin files; may be repeated",
-        )
+        _add_gin_files(parser)
         parser.add_argument("--workdir", metavar="DIR", required=True, help="all output goes here")
         return parser
 
     return build
+
+
+def _config_parser() -> _Parser:
+    what = (
+        "Prints every setting of gin files with its value and the file and line that set it, what\n"
+        "is still required, and what overrides what; of a chain its stages as well."
+    )
+    parser = _Parser("config", what, commands.config)
+    _add_gin_files(parser)
+    parser.add_argument("--markdown", action="store_true", help="tables, for documentation")
+    return parser
+
+
+def _add_gin_files(parser: _Parser) -> None:
+    parser.add_argument(
+        "--gin_file", action="append", required=True, metavar="FILE", help="may be repeated"
+    )
+    parser.add_argument(
+        "--gin_search_paths",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="more directories with gin files; may be repeated",
+    )
 
 
 def _sample_parser() -> _Parser:
@@ -151,7 +164,7 @@ def _sample_parser() -> _Parser:
         "Writes responses of a checkpoint as JSON lines: prompt, completion.\n"
         "The checkpoint knows its model and vocabulary; no gin file is needed."
     )
-    parser = _Parser("sample", what, _sample)
+    parser = _Parser("sample", what, commands.sample)
     add = parser.add_argument
     add("--checkpoint", required=True, metavar="DIR", help="of a training, or of one of its steps")
     add("--prompts", metavar="FILE", help="texts, or JSON lines with 'prompt' (standard input)")
@@ -163,7 +176,7 @@ def _sample_parser() -> _Parser:
 
 
 def _report_parser() -> _Parser:
-    parser = _Parser("report", "Builds the report of a work directory again.", _report)
+    parser = _Parser("report", "Builds the report of a work directory again.", commands.report)
     parser.add_argument("--workdir", required=True, metavar="DIR", help="of `nlhf run`")
     return parser
 
@@ -173,7 +186,7 @@ def _data_parser() -> _Parser:
         "Says what is wrong on which line of JSON lines files, or trains a vocabulary on them.\n"
         "KIND is sft (keys prompt, completion), preferences (prompt, chosen, rejected) or prompts."
     )
-    parser = _Parser("data", what, _data)
+    parser = _Parser("data", what, commands.data)
     add = parser.add_argument
     add("action", choices=("check", "vocabulary"))
     add("files", nargs="+", metavar="KIND:FILE")
@@ -189,7 +202,7 @@ def _convert_parser() -> _Parser:
         "themselves; converting is for other programs, and for what a checkpoint does not "
         "say."
     )
-    parser = _Parser("convert", what, _convert)
+    parser = _Parser("convert", what, commands.convert)
     add = parser.add_argument
     add(
         "--checkpoint",
@@ -228,193 +241,18 @@ def _lengths(text: str) -> dict[str, int]:
     return lengths
 
 
-# --- jobs ----------------------------------------------------------------------------------------
-
-
-def _run(options: argparse.Namespace) -> None:
-    from nlhf_jax import configuration
-    from nlhf_jax.jobs import chain
-
-    def names_stage(override: str) -> bool:
-        return "/" in override.partition("=")[0]
-
-    configuration.parse(
-        options.gin_file,
-        [override for override in options.overrides if not names_stage(override)],
-        workdir=options.workdir,
-        search_paths=options.gin_search_paths,
-    )
-    stages = configuration.arguments(chain.run, ["workdir"])["stages"]
-    configuration.write(options.workdir)
-    _configure_jax()
-    chain.run(
-        options.workdir,
-        stages,
-        [override for override in options.overrides if names_stage(override)],
-        options.gin_search_paths,
-    )
-
-
-def _one_job(options: argparse.Namespace) -> None:
-    """`train` and `evaluate`: a function that gin configures."""
-    from nlhf_jax import configuration
-
-    configuration.parse(
-        options.gin_file,
-        options.overrides,
-        workdir=options.workdir,
-        search_paths=options.gin_search_paths,
-    )
-    _configure_jax()
-    configuration.run(getattr(_jobs(), options.job), options.workdir)
-
-
-def _sample(options: argparse.Namespace) -> None:
-    if options.num_samples < 1:
-        raise UserError(f"--num_samples is {options.num_samples} but must be at least 1")
-    if options.temperature < 0:
-        raise UserError(f"--temperature is {options.temperature} but must not be negative")
-    prompts = _read_prompts(options.prompts)
-    _configure_jax()
-    samples = _jobs().sample(
-        checkpoint=options.checkpoint,
-        prompts=prompts,
-        num_samples=options.num_samples,
-        temperature=options.temperature,
-        seed=options.seed,
-    )
-    with _output(options.output) as stream:
-        for prompt, completions in zip(prompts, samples, strict=True):
-            for completion in completions:
-                row = {"prompt": prompt, "completion": completion}
-                print(json.dumps(row, ensure_ascii=False), file=stream, flush=True)
-
-
-def _report(options: argparse.Namespace) -> None:
-    from nlhf_jax.report.writing import write_report
-
-    print(write_report(options.workdir))
-
-
-def _convert(options: argparse.Namespace) -> None:
-    import logging
-
-    from nlhf_jax.jobs.convert import convert
-
-    # Orbax warns that there is nothing to merge where a checkpoint is written without OCDBT.
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    _configure_jax()
-    print(
-        convert(
-            options.checkpoint,
-            options.output,
-            options.to,
-            dtype=options.dtype,
-            vocabulary=options.vocabulary,
-            kind=options.kind,
-            feature_lengths=options.feature_lengths,
-        )
-    )
-
-
-def _data(options: argparse.Namespace) -> None:
-    from nlhf_jax.data.check import check
-    from nlhf_jax.data.vocabularies import Vocabulary
-    from nlhf_jax.jobs.vocabulary import train_from_files
-
-    files = {}
-    for argument in options.files:
-        kind, colon, path = argument.partition(":")
-        if not (kind and colon and path):
-            raise UserError(f"{argument!r} must be KIND:FILE, for example sft:{path or kind}")
-        files[path] = kind
-    if options.action == "vocabulary":
-        for name in ("output", "size"):
-            if getattr(options, name) is None:
-                raise UserError(f"nlhf data vocabulary needs --{name}=...")
-        vocabulary = train_from_files(files, options.output, options.size)
-        print(f"{options.output}: {vocabulary.size} pieces")
-        return
-    vocabulary = options.vocabulary and Vocabulary.load(options.vocabulary)
-    checks = [check(path, kind, vocabulary or None) for path, kind in files.items()]
-    for found in checks:
-        print(found.report())
-    bad = [found.path for found in checks if found.problems]
-    if bad:
-        raise UserError(f"there are bad lines in {', '.join(bad)}")
-
-
 _PARSERS: dict[str, Callable[[], _Parser]] = {
-    "run": _configured_parser("run", "Runs a whole chain of stages.", _run),
-    "train": _configured_parser("train", "Trains one learner.", _one_job),
-    "evaluate": _configured_parser("evaluate", "A tournament between checkpoints.", _one_job),
+    "run": _configured_parser("run", "Runs a whole chain of stages.", commands.run),
+    "train": _configured_parser("train", "Trains one learner.", commands.one_job),
+    "evaluate": _configured_parser(
+        "evaluate", "A tournament between checkpoints.", commands.one_job
+    ),
     "sample": _sample_parser,
     "report": _report_parser,
+    "config": _config_parser,
     "data": _data_parser,
     "convert": _convert_parser,
 }
-
-
-def _jobs():
-    return importlib.import_module("nlhf_jax.jobs")
-
-
-def _configure_jax() -> None:
-    import jax
-
-    # The same random numbers on one device and on many.
-    jax.config.update("jax_threefry_partitionable", True)
-    # On a CPU, one device a core: small programs run about 1.5 times as fast on two cores as data
-    # parallel halves than with XLA's own threads. JAX_NUM_CPU_DEVICES=1 turns it off.
-    chosen = jax.config.jax_num_cpu_devices != -1  # by JAX_NUM_CPU_DEVICES, or by a program
-    if not chosen and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        devices = 1 << (min(cores, 8).bit_length() - 1)  # a power of two divides usual batches
-        jax.config.update("jax_num_cpu_devices", devices)
-        # XLA's pools have a thread a core by default. With no thread to spare, once in thousands of
-        # steps an all-reduce waited for ever, and XLA ended the process. Idle threads cost nothing.
-        os.environ.setdefault("PJRT_NPROC", str(4 * devices))
-
-
-def _read_prompts(path: str | None) -> list[str]:
-    """Prompts from a file (None: standard input) of one text a line, or of JSON lines."""
-    from nlhf_jax.data import json_lines
-
-    name = path or "standard input"
-    try:
-        content = sys.stdin.buffer.read() if path is None else Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read the prompts in {path}: {error.strerror}") from error
-    lines = content.splitlines()
-    if content.lstrip().startswith(b"{"):
-        rows = json_lines.all_rows(json_lines.scan_lines(lines, name, "prompts"))
-        return [row.prompt for row in rows]
-    try:
-        prompts = [line.decode("utf-8").strip() for line in lines if line.strip()]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name} is not UTF-8 text") from error
-    if not prompts:
-        raise UserError(f"{name} holds no prompt: give one a line")
-    return prompts
-
-
-@contextlib.contextmanager
-def _output(path: str | None) -> Iterator[TextIO]:
-    """Standard output, or a file that appears when all is written."""
-    if path is None:
-        yield sys.stdout
-        return
-    partial = Path(path).with_name(Path(path).name + ".partial")
-    try:
-        stream = partial.open("w", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-    try:
-        with stream:
-            yield stream
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from nlhf_jax import configuration, jobs
 from nlhf_jax.checkpoints import networks
 from nlhf_jax.checkpoints.arrays import Stacked
 from nlhf_jax.checkpoints.stored import StoredCheckpoint
+from nlhf_jax.configuration.checks import missing_arguments
 from nlhf_jax.data.vocabularies import TLDR_MINI_MODEL
 from nlhf_jax.errors import UserError
 from nlhf_jax.jobs import builders, chain
@@ -132,18 +133,20 @@ def parse(files, data_dir: Path, **macros) -> None:
 def test_a_file_parses_alone_or_after_a_job(name, tmp_path):
     parse([*([] if job_of(name) else JOB), name], tmp_path)
     if name in WHOLE:
-        assert not configuration._missing_arguments(JOBS[job_of(name)], {"workdir"})
+        assert not missing_arguments(JOBS[job_of(name)], {"workdir"})
 
 
 @pytest.mark.parametrize("name", CHAINS)
 def test_the_stages_of_a_chain_parse_with_their_macros(name, tmp_path):
     parse([name], tmp_path)
-    stages = configuration.arguments(chain.run, ["workdir"])["stages"]
+    arguments = configuration.arguments(chain.run, ["workdir"])
+    stages, shared = arguments["stages"], arguments.get("macros", {})
     assert stages[-1]["job"] == "report"
     for stage in stages[:-1]:
         files = stage["gin_file"]
         files = [files] if isinstance(files, str) else files
-        configuration.parse(files, macros=stage.get("macros", {}))  # without placeholders
+        macros = stage.get("macros", {})
+        configuration.parse(files, macros=macros, macros_if_known=shared)  # without placeholders
 
 
 @pytest.mark.parametrize("name", [name for name in OURS if not job_of(name)])
@@ -163,7 +166,7 @@ def test_tldr_has_all_runs_of_mini():
 @pytest.mark.parametrize("name", T5X)
 def test_a_file_for_t5x_is_run_by_t5x_itself(name):
     """Nothing but T5X's own programs can parse it: its run files configure `__main__`."""
-    runs = Path(__file__).parent / "interop" / "test_live_t5x.py"
+    runs = Path(__file__).parent / "checkpoints" / "interop" / "test_live_t5x.py"
     assert Path(name).name in runs.read_text()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import gin
 import pytest
 
-from nlhf_jax import main
+from nlhf_jax import commands, main
 from nlhf_jax.errors import UserError
 from nlhf_jax.jobs import chain
 from nlhf_jax.train import Preempted, TrainingDiverged
@@ -47,7 +47,7 @@ def work(tmp_path, monkeypatch):
     (tmp_path / "run.gin").write_text(RUN)
     (tmp_path / "chain.gin").write_text(CHAIN)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(main, "_jobs", lambda: Jobs)
+    monkeypatch.setattr(commands, "_jobs", lambda: Jobs)
     for job in ("train", "evaluate"):
         monkeypatch.setitem(chain.JOBS, job, f"tests.gin_example:{job}_stage")
     monkeypatch.setitem(chain.JOBS, "report", "tests.gin_example:write_report")

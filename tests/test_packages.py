@@ -33,6 +33,7 @@ ORDER = (
     "studies",
     "configuration",
     "jobs",
+    "commands",
     "main",
 )
 

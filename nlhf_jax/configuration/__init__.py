@@ -8,6 +8,7 @@ from nlhf_jax.configuration.parsing import (
     parse,
     replace_strings,
     run,
+    speaks_of,
     text,
     write,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "parse",
     "replace_strings",
     "run",
+    "speaks_of",
     "text",
     "write",
 ]

@@ -54,7 +54,7 @@ def check_nothing_missing() -> None:
         raise UserError(f"{', '.join(missing)} {has} with {options}")
     for where, reference in references():
         if reference.evaluate and not reference.selector.startswith("gin."):
-            for name in _missing_arguments(reference.configurable.wrapped, set()):
+            for name in missing_arguments(reference.configurable.wrapped, set()):
                 raise UserError(
                     f"{reference.selector}.{name} has no value, and {where} needs "
                     f"@{reference.selector}(): set it in the gin file"
@@ -62,11 +62,11 @@ def check_nothing_missing() -> None:
 
 
 def check_arguments(function: Callable[..., Any], given: set[str]) -> None:
-    for name in _missing_arguments(function, given):
+    for name in missing_arguments(function, given):
         raise UserError(f"{function.__name__}.{name} has no value: the gin files do not set it")
 
 
-def _missing_arguments(function: Callable[..., Any], given: set[str]) -> list[str]:
+def missing_arguments(function: Callable[..., Any], given: set[str]) -> list[str]:
     """Parameters without a default that are neither given nor bound in any scope."""
     try:
         selector = gin_config._inverse_lookup(function).selector
@@ -91,6 +91,8 @@ def check_types() -> None:
             if name in seen:
                 raise UserError(f"the macros {', '.join(seen)} are defined by each other")
             seen.append(name)
+            if name not in bindings_of(MACRO):
+                return value  # an incomplete configuration
             value = bindings_of(MACRO)[name]["value"]
         return value
 

@@ -37,6 +37,7 @@ from nlhf_jax.errors import UserError
 from nlhf_jax.files import write_whole
 
 FILE_NAME = "config.gin"
+COMMAND_LINE = "command line"
 _PACKAGE = Path(__file__).resolve().parents[1]
 # Where gin files are found after the working directory and --gin_search_paths: inside the installed
 # package, or beside it in a checkout.
@@ -50,6 +51,8 @@ def parse(
     macros: Mapping[str, Any] | None = None,
     workdir: str | None = None,
     search_paths: Sequence[str] = (),
+    macros_if_known: Mapping[str, Any] | None = None,
+    complete: bool = True,
 ) -> None:
     """Makes the files' bindings, and then the overrides, the configuration of this process.
 
@@ -60,6 +63,8 @@ def parse(
       macros: values of macros, as Python objects.
       workdir: value of the macro WORKDIR, where a file speaks of it.
       search_paths: more directories in which gin files (and those that they include) are found.
+      macros_if_known: values of macros that are set where a file speaks of them; `macros` win.
+      complete: refuse a configuration in which a value is missing.
 
     Raises:
       UserError: a file is missing or malformed; a name is unknown; a value is missing or of the
@@ -74,7 +79,8 @@ def parse(
         _find_modules_beside(path)
         _parse_file(path)
     known = macros_mentioned()
-    macros = dict(macros or {})
+    shared = {name: v for name, v in (macros_if_known or {}).items() if name in known}
+    macros = shared | dict(macros or {})
     if workdir is not None and "WORKDIR" in known:
         macros["WORKDIR"] = workdir
     for name, value in macros.items():
@@ -84,8 +90,9 @@ def parse(
         name, _, value = override.partition("=")
         check_known_macro(name, known)
         _parse_override(name, value)
-    check_macros_defined()
-    check_nothing_missing()
+    if complete:
+        check_macros_defined()
+        check_nothing_missing()
     check_types()
 
 
@@ -116,6 +123,29 @@ def write(workdir: str | os.PathLike) -> None:
 def text() -> str:
     """The configuration as a gin file."""
     return gin.config_str()
+
+
+def speaks_of(name: str) -> bool:
+    """Whether the parsed files mention a macro."""
+    return name in macros_mentioned()
+
+
+def find(path: str) -> str:
+    """Where a gin file is, by the places that `parse` looks in; raises UserError if nowhere."""
+    prefixes = [""] if os.path.isabs(path) else gin_config._LOCATION_PREFIXES
+    for prefix in prefixes:
+        if os.path.isfile(os.path.join(prefix, path)):
+            return os.path.join(prefix, path)
+    searched = ", ".join(prefix or "." for prefix in prefixes)
+    raise UserError(f"the gin file {path} does not exist (looked in {searched})")
+
+
+def shown_path(path: str) -> str:
+    """A gin file's path as a user knows it: of those that come with nlhf, from `gin_configs`."""
+    for shipped in map(str, _SHIPPED):
+        if os.path.abspath(path).startswith(shipped + os.sep):
+            return os.path.relpath(path, shipped)
+    return path
 
 
 def macro(name: str) -> Any:
@@ -149,10 +179,7 @@ def _configured(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _parse_file(path: str) -> None:
-    prefixes = [""] if os.path.isabs(path) else gin_config._LOCATION_PREFIXES
-    if not any(os.path.isfile(os.path.join(prefix, path)) for prefix in prefixes):
-        searched = ", ".join(prefix or "." for prefix in prefixes)
-        raise UserError(f"the gin file {path} does not exist (looked in {searched})")
+    find(path)
     try:
         gin.parse_config_file(path)
     except UnicodeDecodeError as error:

@@ -2,6 +2,7 @@
 
 A chain's gin file lists them; `stage:NAME` is the directory of an earlier stage:
 
+    chain.run.macros = {"SEED": %SEED}
     chain.run.stages = [
         {"name": "sft", "job": "train", "gin_file": "runs/sft.gin",
          "macros": {"TRAIN_STEPS": %SFT_STEPS}},
@@ -10,10 +11,13 @@ A chain's gin file lists them; `stage:NAME` is the directory of an earlier stage
         {"name": "report", "job": "report"},
     ]
 
+`macros` are for all stages whose gin files speak of them; a stage's own win.
+
 Each stage has its directory `WORKDIR/NAME/`, where `stage.json` says what it was configured with
 and whether it is complete. A complete stage is not run again, an interrupted one resumes.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import gc
@@ -24,7 +28,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +89,7 @@ def run(
     stages: Sequence[Mapping[str, Any]],
     overrides: Sequence[str] = (),
     search_paths: Sequence[str] = (),
+    macros: Mapping[str, Any] | None = None,
 ) -> None:
     """Runs those stages that are not complete, in order, and says how long each took.
 
@@ -93,6 +98,7 @@ def run(
       stages: dicts with `name`, `job`, `gin_file` (one or a list) and `macros`.
       overrides: "STAGE/NAME=value", which win over the stage's macros.
       search_paths: where gin files are found, as for `configuration.parse`.
+      macros: values for all stages whose gin files speak of them; a stage's own win.
 
     Raises:
       UserError: a stage is malformed, or was started with another configuration. All stages are
@@ -100,14 +106,14 @@ def run(
     """
     started = time.time()
     workdir = Path(workdir)
-    parsed = _parse_stages(stages)
+    parsed = _with_shared_macros(_parse_stages(stages), macros or {}, search_paths)
     by_stage = _split_overrides(overrides, [stage.name for stage in parsed])
     plans: dict[str, _Plan] = {}
     for stage in parsed:
         plans[stage.name] = _plan(stage, plans, by_stage[stage.name], search_paths)
     markers = {name: _read_marker(workdir / name / _MARKER) for name in plans}
     for name, plan in plans.items():
-        _check_unchanged(workdir / name, plan, markers[name], plans)
+        _check_unchanged(workdir / name, plan, markers, plans)
 
     times: list[dict[str, Any]] = []
     for number, (name, plan) in enumerate(plans.items(), start=1):
@@ -162,6 +168,34 @@ def _parse_stages(entries: Sequence[Mapping[str, Any]]) -> list[Stage]:
     return stages
 
 
+def _with_shared_macros(
+    stages: Sequence[Stage], macros: Mapping[str, Any], search_paths: Sequence[str]
+) -> list[Stage]:
+    """The stages, each with those of the macros that its gin files speak of."""
+    unknown, found = set(macros), []
+    for stage in stages:
+        with _naming(stage):
+            configuration.parse(stage.gin_files, search_paths=search_paths, complete=False)
+        known = {name: macros[name] for name in macros if configuration.speaks_of(name)}
+        unknown -= set(known)
+        found.append(dataclasses.replace(stage, macros={**known, **stage.macros}))
+    if unknown:
+        raise UserError(
+            f"chain.run.macros has {', '.join(sorted(unknown))}, but no stage's gin file speaks of "
+            "it"
+        )
+    return found
+
+
+@contextlib.contextmanager
+def _naming(stage: Stage) -> Iterator[None]:
+    """Inside, errors say which stage they are about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"stage {stage.name!r}: {error}") from error
+
+
 def _split_overrides(overrides: Sequence[str], names: list[str]) -> dict[str, list[str]]:
     by_stage: dict[str, list[str]] = {name: [] for name in names}
     for override in overrides:
@@ -177,7 +211,7 @@ def _split_overrides(overrides: Sequence[str], names: list[str]) -> dict[str, li
 def _parse_configuration(
     stage: Stage, overrides: Sequence[str], search_paths: Sequence[str]
 ) -> None:
-    try:
+    with _naming(stage):
         configuration.parse(
             stage.gin_files,
             overrides,
@@ -185,8 +219,6 @@ def _parse_configuration(
             workdir=_REFERENCE + stage.name,
             search_paths=search_paths,
         )
-    except UserError as error:
-        raise UserError(f"stage {stage.name!r}: {error}") from error
 
 
 def _plan(
@@ -288,11 +320,21 @@ def _read_marker(path: Path) -> dict[str, Any]:
 
 
 def _check_unchanged(
-    directory: Path, plan: _Plan, marker: Mapping[str, Any], plans: Mapping[str, _Plan]
+    directory: Path,
+    plan: _Plan,
+    markers: Mapping[str, Mapping[str, Any]],
+    plans: Mapping[str, _Plan],
 ) -> None:
+    marker = markers[plan.stage.name]
     if not marker or marker["fingerprint"] == plan.fingerprint:
         return
     name = plan.stage.name
+    changed = _difference(marker["config"], plan.config)
+    if not changed and all(
+        not _difference(markers[other].get("config", ""), plans[other].config)
+        for other in plan.builds_on
+    ):
+        return  # Another release wrote it: modules had other names, no setting another value.
     affected = {name}
     for other, candidate in plans.items():  # In order, so dependants of dependants are found.
         if affected & set(candidate.builds_on):
@@ -301,13 +343,13 @@ def _check_unchanged(
     then = [str(directory.parent / other) for other in plans if other in affected]
     raise UserError(
         f"stage {name!r} in {directory} {state} with another configuration "
-        f"({_difference(marker['config'], plan.config)}): use another --workdir, set it back, or "
-        f"delete {' '.join(then)} to run what is affected again"
+        f"({changed or 'a stage that it builds on has changed'}): use another --workdir, set it "
+        f"back, or delete {' '.join(then)} to run what is affected again"
     )
 
 
 def _difference(old: str, new: str) -> str:
-    """The first settings that differ, in words."""
+    """The first settings that differ, in words; empty if none does."""
     before, after = _settings(old), _settings(new)
     changed = [
         f"{name} was {before.get(name, 'not set')} and is {after.get(name, 'not set')} now"
@@ -315,7 +357,7 @@ def _difference(old: str, new: str) -> str:
         if before.get(name) != after.get(name)
     ]
     more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
-    return ", ".join(changed[:3]) + more or "a stage that it builds on has changed"
+    return ", ".join(changed[:3]) + more
 
 
 def _settings(config: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ import pytest
 
 from nlhf_jax.data.vocabularies import tldr_mini_vocabulary
 from nlhf_jax.evaluation.judges import PreferenceModelJudge, RewardModelJudge
+from nlhf_jax.models.language_model import T5_TOKENS
 from tests.evaluation.games import referee, rock_paper_scissors
 
 THROWS = ["rock", "paper", "scissors"]
@@ -48,7 +49,9 @@ def longer_and_first(text, first, second):
 
 
 def longer_judge(batch_size=4, probability=longer_and_first):
-    return PreferenceModelJudge(probability, tldr_mini_vocabulary().encode, 16, 12, batch_size)
+    return PreferenceModelJudge(
+        probability, tldr_mini_vocabulary().encode, T5_TOKENS, 16, 12, batch_size
+    )
 
 
 PROMPTS = ["my sister took the car", "the landlord", "a long week at work", "x", "y", "z", "w"]
@@ -100,7 +103,7 @@ def test_long_text_is_cut_to_the_feature_length_and_keeps_its_eos():
         seen.append((text, first, second))
         return np.full(len(text), 0.5, np.float32)
 
-    judge = PreferenceModelJudge(look, lambda text: [ord(c) for c in text], 6, 4, 2)
+    judge = PreferenceModelJudge(look, lambda text: [ord(c) for c in text], T5_TOKENS, 6, 4, 2)
     judge.compare(["abcdefgh"], ["xyz"], [""])
     text, first, second = seen[0]
     assert text.tolist() == [[97, 98, 99, 100, 101, 1]] * 2
@@ -122,7 +125,7 @@ def reward(text, response):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 32])  # of 7 pairs: 3 leaves one over
 def test_a_reward_model_prefers_by_the_difference_of_its_rewards(batch_size):
-    judge = RewardModelJudge(reward, tldr_mini_vocabulary().encode, 16, 12, batch_size)
+    judge = RewardModelJudge(reward, tldr_mini_vocabulary().encode, T5_TOKENS, 16, 12, batch_size)
     forward = judge.compare(PROMPTS, FIRSTS, SECONDS)
     backward = judge.compare(PROMPTS, SECONDS, FIRSTS)
     np.testing.assert_allclose(forward + backward, 1, atol=1e-12)

@@ -11,6 +11,7 @@ from nlhf_jax.evaluation.judges import PreferenceModelJudge
 from nlhf_jax.evaluation.statistics import Estimate
 from nlhf_jax.evaluation.tournament import Player, TournamentResult
 from nlhf_jax.evaluation.votes import RaterAccuracy
+from nlhf_jax.models.language_model import T5_TOKENS
 from tests.evaluation.games import referee
 
 PROMPTS = [f"round {number}" for number in range(8)]
@@ -219,7 +220,7 @@ def test_a_judge_that_answers_with_what_is_no_probability_is_stopped():
         return np.full(len(text), np.nan, np.float32)
 
     with pytest.raises(ValueError, match="outside"):
-        play(judge=PreferenceModelJudge(broken, lambda text: [5], 4, 4, 2))
+        play(judge=PreferenceModelJudge(broken, lambda text: [5], T5_TOKENS, 4, 4, 2))
 
 
 def test_progress_counts_every_pair():

@@ -225,3 +225,32 @@ def test_two_stages_have_two_names():
 def test_no_stages_are_an_error():
     with pytest.raises(UserError, match=r"chain.run.stages is empty"):
         run([])
+
+
+def test_macros_for_all_stages_reach_those_that_speak_of_them(work):
+    chain.run(work / "out", STAGES, macros={"SEED": 7, "STEPS": 4, "PLAYERS": {}})
+    calls = {call[0]: call[1:] for call in gin_example.CALLS}
+    assert calls["sft"] == (3, 7, None)  # its own STEPS win
+    assert calls["nash"][:2] == (5, 7)
+    assert set(calls["tournament"][0]) == {"SFT", "MD"}
+
+
+def test_a_macro_for_all_that_no_stage_speaks_of_is_an_error(work):
+    with pytest.raises(UserError, match="chain.run.macros has SEDE, but no stage's gin file"):
+        chain.run(work / "out", STAGES, macros={"SEDE": 7})
+
+
+def test_a_directory_in_which_only_modules_had_other_names_goes_on(work, capsys):
+    """Another release names modules otherwise, so that its fingerprints are others."""
+    chain.run(work / "out", STAGES)
+    for path in (work / "out").glob("*/stage.json"):
+        marker = json.loads(path.read_text())
+        marker["config"] = marker["config"].replace("from tests import", "from nlhf_jax import")
+        marker["fingerprint"] = "that of another release"
+        path.write_text(json.dumps(marker))
+    gin_example.CALLS.clear()
+    chain.run(work / "out", STAGES)
+    assert not gin_example.CALLS and "complete already" in capsys.readouterr().out
+    changed = [STAGES[0] | {"macros": {"STEPS": 4}}, *STAGES[1:]]
+    with pytest.raises(UserError, match="STEPS was 3 and is 4 now"):
+        chain.run(work / "out", changed)

@@ -1,0 +1,207 @@
+"""What each job of the command line does with its options.
+
+What takes long to import (JAX, gin, the jobs) is imported where it is needed.
+"""
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import TextIO
+
+from nlhf_jax.errors import UserError
+
+
+def run(options: argparse.Namespace) -> None:
+    from nlhf_jax import configuration
+    from nlhf_jax.jobs import chain
+
+    def names_stage(override: str) -> bool:
+        return "/" in override.partition("=")[0]
+
+    configuration.parse(
+        options.gin_file,
+        [override for override in options.overrides if not names_stage(override)],
+        workdir=options.workdir,
+        search_paths=options.gin_search_paths,
+    )
+    arguments = configuration.arguments(chain.run, ["workdir"])
+    configuration.write(options.workdir)
+    _configure_jax()
+    chain.run(
+        options.workdir,
+        arguments["stages"],
+        [override for override in options.overrides if names_stage(override)],
+        options.gin_search_paths,
+        arguments.get("macros"),
+    )
+
+
+def config(options: argparse.Namespace) -> None:
+    from nlhf_jax import configuration
+    from nlhf_jax.configuration import effective, tables
+
+    configuration.parse(
+        options.gin_file,
+        options.overrides,
+        search_paths=options.gin_search_paths,
+        complete=False,
+    )
+    found = effective.settings(options.gin_file, options.overrides)
+    print(tables.markdown(found) if options.markdown else tables.terminal(found), end="")
+
+
+def one_job(options: argparse.Namespace) -> None:
+    """`train` and `evaluate`: a function that gin configures."""
+    from nlhf_jax import configuration
+
+    configuration.parse(
+        options.gin_file,
+        options.overrides,
+        workdir=options.workdir,
+        search_paths=options.gin_search_paths,
+    )
+    _configure_jax()
+    configuration.run(getattr(_jobs(), options.job), options.workdir)
+
+
+def sample(options: argparse.Namespace) -> None:
+    if options.num_samples < 1:
+        raise UserError(f"--num_samples is {options.num_samples} but must be at least 1")
+    if options.temperature < 0:
+        raise UserError(f"--temperature is {options.temperature} but must not be negative")
+    prompts = _read_prompts(options.prompts)
+    _configure_jax()
+    samples = _jobs().sample(
+        checkpoint=options.checkpoint,
+        prompts=prompts,
+        num_samples=options.num_samples,
+        temperature=options.temperature,
+        seed=options.seed,
+    )
+    with _output(options.output) as stream:
+        for prompt, completions in zip(prompts, samples, strict=True):
+            for completion in completions:
+                row = {"prompt": prompt, "completion": completion}
+                print(json.dumps(row, ensure_ascii=False), file=stream, flush=True)
+
+
+def report(options: argparse.Namespace) -> None:
+    from nlhf_jax.report.writing import write_report
+
+    print(write_report(options.workdir))
+
+
+def convert(options: argparse.Namespace) -> None:
+    import logging
+
+    from nlhf_jax.jobs.convert import convert
+
+    # Orbax warns that there is nothing to merge where a checkpoint is written without OCDBT.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    _configure_jax()
+    print(
+        convert(
+            options.checkpoint,
+            options.output,
+            options.to,
+            dtype=options.dtype,
+            vocabulary=options.vocabulary,
+            kind=options.kind,
+            feature_lengths=options.feature_lengths,
+        )
+    )
+
+
+def data(options: argparse.Namespace) -> None:
+    from nlhf_jax.data.check import check
+    from nlhf_jax.data.vocabularies import Vocabulary
+    from nlhf_jax.jobs.vocabulary import train_from_files
+
+    files = {}
+    for argument in options.files:
+        kind, colon, path = argument.partition(":")
+        if not (kind and colon and path):
+            raise UserError(f"{argument!r} must be KIND:FILE, for example sft:{path or kind}")
+        files[path] = kind
+    if options.action == "vocabulary":
+        for name in ("output", "size"):
+            if getattr(options, name) is None:
+                raise UserError(f"nlhf data vocabulary needs --{name}=...")
+        vocabulary = train_from_files(files, options.output, options.size)
+        print(f"{options.output}: {vocabulary.size} pieces")
+        return
+    vocabulary = options.vocabulary and Vocabulary.load(options.vocabulary)
+    checks = [check(path, kind, vocabulary or None) for path, kind in files.items()]
+    for found in checks:
+        print(found.report())
+    bad = [found.path for found in checks if found.problems]
+    if bad:
+        raise UserError(f"there are bad lines in {', '.join(bad)}")
+
+
+def _jobs() -> ModuleType:
+    return importlib.import_module("nlhf_jax.jobs")
+
+
+def _configure_jax() -> None:
+    import jax
+
+    # The same random numbers on one device and on many.
+    jax.config.update("jax_threefry_partitionable", True)
+    # On a CPU, one device a core: small programs run about 1.5 times as fast on two cores as data
+    # parallel halves than with XLA's own threads. JAX_NUM_CPU_DEVICES=1 turns it off.
+    chosen = jax.config.jax_num_cpu_devices != -1  # by JAX_NUM_CPU_DEVICES, or by a program
+    if not chosen and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        devices = 1 << (min(cores, 8).bit_length() - 1)  # a power of two divides usual batches
+        jax.config.update("jax_num_cpu_devices", devices)
+        # XLA's pools have a thread a core by default. With no thread to spare, once in thousands of
+        # steps an all-reduce waited for ever, and XLA ended the process. Idle threads cost nothing.
+        os.environ.setdefault("PJRT_NPROC", str(4 * devices))
+
+
+def _read_prompts(path: str | None) -> list[str]:
+    """Prompts from a file (None: standard input) of one text a line, or of JSON lines."""
+    from nlhf_jax.data import json_lines
+
+    name = path or "standard input"
+    try:
+        content = sys.stdin.buffer.read() if path is None else Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the prompts in {path}: {error.strerror}") from error
+    lines = content.splitlines()
+    if content.lstrip().startswith(b"{"):
+        rows = json_lines.all_rows(json_lines.scan_lines(lines, name, "prompts"))
+        return [row.prompt for row in rows]
+    try:
+        prompts = [line.decode("utf-8").strip() for line in lines if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8 text") from error
+    if not prompts:
+        raise UserError(f"{name} holds no prompt: give one a line")
+    return prompts
+
+
+@contextlib.contextmanager
+def _output(path: str | None) -> Iterator[TextIO]:
+    """Standard output, or a file that appears when all is written."""
+    if path is None:
+        yield sys.stdout
+        return
+    partial = Path(path).with_name(Path(path).name + ".partial")
+    try:
+        stream = partial.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        with stream:
+            yield stream
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
