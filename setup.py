@@ -49,6 +49,8 @@ setup(
         "tensorboard>=2.20",
         "matplotlib>=3.9",
         "rouge-score>=0.1.2",
+        "jinja2>=3.1",  # the report's page
+        "chex>=0.1.86",  # shapes asserted at the doors of the losses
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10"],

@@ -15,7 +15,7 @@ PyTree = Any
 
 
 def schedule(
-    learning_rate: float, *, kind: str = "constant", warmup_steps: int = 0, decay_steps: int = 0
+    learning_rate: float, *, kind: str, warmup_steps: int, decay_steps: int
 ) -> optax.Schedule:
     """Learning rate by step: linear warm-up, then `constant`, `linear`, `cosine` or `rsqrt`.
 
@@ -50,7 +50,7 @@ def schedule(
 def adafactor(
     learning_rate: float | optax.Schedule,
     *,
-    clip_norm: float | None = None,
+    clip_norm: float | None,
     decay_rate: float = 0.8,
     min_dim_size_to_factor: int = 128,
     multiply_by_parameter_scale: bool = True,
@@ -78,7 +78,7 @@ def adafactor(
 def adamw(
     learning_rate: float | optax.Schedule,
     *,
-    clip_norm: float | None = None,
+    clip_norm: float | None,
     b1: float = 0.9,
     b2: float = 0.99,
     eps: float = 1e-8,

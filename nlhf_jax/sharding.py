@@ -37,9 +37,9 @@ class Partitioner:
 
     def __init__(
         self,
-        data: int = -1,
-        fsdp: int = 1,
-        tensor: int = 1,
+        data: int,
+        fsdp: int,
+        tensor: int,
         devices: Sequence[jax.Device] | None = None,
     ):
         """Lays the devices out as `data x fsdp x tensor`.

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.util
+import inspect
 import math
 import re
 from pathlib import Path
@@ -11,11 +12,13 @@ import gin
 import jax
 import numpy as np
 import pytest
+from gin import config as gin_config
 
 from nlhf_jax import configuration, jobs
 from nlhf_jax.checkpoints import networks
 from nlhf_jax.checkpoints.arrays import Stacked
 from nlhf_jax.checkpoints.stored import StoredCheckpoint
+from nlhf_jax.configuration import effective
 from nlhf_jax.configuration.checks import missing_arguments
 from nlhf_jax.data.vocabularies import TLDR_MINI_MODEL
 from nlhf_jax.errors import UserError
@@ -147,6 +150,23 @@ def test_the_stages_of_a_chain_parse_with_their_macros(name, tmp_path):
         files = [files] if isinstance(files, str) else files
         macros = stage.get("macros", {})
         configuration.parse(files, macros=macros, macros_if_known=shared)  # without placeholders
+
+
+@pytest.mark.parametrize("name", [n for n in OURS if n.startswith(("runs/", "tasks/"))])
+def test_a_default_stands_in_one_place(name):
+    """In the gin file. What a notebook calls by itself has it in the code too: the same one."""
+    configuration.parse([name], complete=False)
+    for setting in effective.settings([name]):
+        selector, _, parameter = setting.name.rpartition(".")
+        if setting.is_macro or not str(setting.value).startswith("%"):
+            continue
+        macro = configuration.macro(setting.value.removeprefix("%"))
+        signature = inspect.signature(gin_config._REGISTRY.get_match(selector).wrapped).parameters
+        default = signature[parameter].default
+        if selector.partition(".")[0].endswith("_findings"):
+            assert default == macro, setting.name
+        else:  # None: it may be left out
+            assert default in (inspect.Parameter.empty, None), setting.name
 
 
 @pytest.mark.parametrize("name", [name for name in OURS if not job_of(name)])

@@ -98,7 +98,7 @@ def one_device() -> Partitioner:
 
 
 def optimizer() -> optax.GradientTransformation:
-    return adafactor(1e-2, min_dim_size_to_factor=8)
+    return adafactor(1e-2, clip_norm=None, min_dim_size_to_factor=8)
 
 
 def policy_learner(

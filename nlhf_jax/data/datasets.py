@@ -93,13 +93,13 @@ def _tldr(vocabulary: str, short_template: bool, read_so: tuple) -> Dataset:
 def tldr(
     data_dir: str,
     vocabulary: str,
+    download: bool,
+    short_template: bool,
     files_dir: str | None = None,
-    download: bool = False,
     batches: Sequence[str] | None = None,
     train_confidence: Sequence[int] | None = None,
     validation_confidence: Sequence[int] | None = None,
     test_confidence: Sequence[int] | None = None,
-    short_template: bool = False,
 ) -> Dataset:
     """Reddit posts and votes on their summaries, built under `data_dir` when first read.
 
@@ -140,9 +140,9 @@ def json_lines(
     vocabulary: str,
     sft: Mapping[str, str],
     preferences: Mapping[str, str],
+    short_template: bool,
     prompts: Mapping[str, str] | None = None,
     name: str = "json_lines",
-    short_template: bool = False,
 ) -> Dataset:
     """A user's files: `{split: path}` for each kind (see `data/json_lines.py` for their keys).
 

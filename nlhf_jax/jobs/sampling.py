@@ -24,7 +24,7 @@ def sample(
 
     Raises UserError if the checkpoint cannot be read or is a rater's.
     """
-    partitioner = Partitioner(devices=jax.devices()[:1])
+    partitioner = Partitioner(1, 1, 1, devices=jax.devices()[:1])
     network = load_network(checkpoint, partitioner)
     if network.kind not in ("supervised", "policy"):
         raise UserError(

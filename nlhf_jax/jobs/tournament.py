@@ -18,7 +18,8 @@ from nlhf_jax.evaluation.judges import (
     PreferenceModelJudge,
     RewardModelJudge,
 )
-from nlhf_jax.evaluation.tournament import Player, play, warnings
+from nlhf_jax.evaluation.results import warnings
+from nlhf_jax.evaluation.tournament import Player, play
 from nlhf_jax.evaluation.votes import RaterAccuracy, rater_accuracy
 from nlhf_jax.metrics import Progress
 from nlhf_jax.models.language_model import LanguageModel, response_mask, token_log_probs
@@ -36,10 +37,10 @@ def evaluate(
     num_prompts: int | None,
     batch_size: int,
     seed: int,
-    split: str = "test",
+    split: str,
+    temperature: float,
     rater_checkpoint: str | None = None,
     raters: Mapping[str, str] | None = None,
-    temperature: float = 1.0,
     compute_dtype: str | None = None,
     judge: Judge | None = None,
 ) -> None:

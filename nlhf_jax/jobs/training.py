@@ -43,12 +43,12 @@ def train(
     seed: int,
     log_period: int,
     checkpoint_period: int,
-    eval_period: int | None = None,
-    eval_examples: int | None = None,
-    keep_checkpoints: int = 1,
+    eval_period: int | None,
+    eval_examples: int | None,
+    keep_checkpoints: int,
+    microbatches: int,
     best_metric: str | None = None,
     best_mode: str = "max",
-    microbatches: int = 1,
 ) -> None:
     """Trains one learner in `workdir`, or continues there.
 

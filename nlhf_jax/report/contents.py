@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from nlhf_jax.errors import UserError
-from nlhf_jax.evaluation import tournament
+from nlhf_jax.evaluation import results
 from nlhf_jax.evaluation.judges import POPULATION
-from nlhf_jax.evaluation.tournament import REFERENCE, TournamentResult
+from nlhf_jax.evaluation.results import REFERENCE, TournamentResult
 from nlhf_jax.report import findings, plots
 from nlhf_jax.report.findings import Finding
 
@@ -96,7 +96,7 @@ def read_report(workdir: Path) -> Report:
         findings=found,
         tournament=result,
         verdict=() if result is None else tuple(verdict(result)),
-        warnings=() if result is None else tuple(tournament.warnings(result)),
+        warnings=() if result is None else tuple(results.warnings(result)),
         figures=_figures(run, stages, result)
         | {finding_file(finding): finding.png for finding in found},
     )

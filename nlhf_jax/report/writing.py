@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from nlhf_jax.evaluation.tournament import TournamentResult
+from nlhf_jax.evaluation.results import TournamentResult
 from nlhf_jax.files import write_whole
 from nlhf_jax.report import html as render_html
 from nlhf_jax.report import markdown as render_markdown

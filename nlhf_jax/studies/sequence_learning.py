@@ -306,5 +306,5 @@ def _one_device() -> Partitioner:
 
 
 def _optimizer(learning_rate: float, steps: int):
-    rate = optimizers.schedule(learning_rate, kind="cosine", decay_steps=steps)
+    rate = optimizers.schedule(learning_rate, kind="cosine", warmup_steps=0, decay_steps=steps)
     return optimizers.adamw(rate, clip_norm=1.0)

@@ -210,7 +210,7 @@ def _path(game: Game, solver: Solver, start: jax.Array, steps: int) -> np.ndarra
 
 def theorem(
     run: str = "notebook",
-    games: int = 150,
+    games: int = 300,
     steps: int = 1000,
     sizes: Sequence[int] = (3, 8, 24, 64),
 ) -> Finding:

@@ -44,7 +44,9 @@ def built(tmp_path_factory) -> pathlib.Path:
 def dataset(files, built):
     def make(**settings) -> datasets.Dataset:
         settings = {"batches": ["batch22", "batch3"], "files_dir": str(files)} | settings
-        return datasets.tldr(str(built), VOCABULARY, **settings)
+        return datasets.tldr(
+            str(built), VOCABULARY, **{"download": False, "short_template": False} | settings
+        )
 
     return make
 

@@ -6,10 +6,11 @@ import pytest
 from rouge_score import rouge_scorer
 
 from nlhf_jax.errors import UserError
-from nlhf_jax.evaluation import tournament
+from nlhf_jax.evaluation import results, tournament
 from nlhf_jax.evaluation.judges import PreferenceModelJudge
+from nlhf_jax.evaluation.results import TournamentResult
 from nlhf_jax.evaluation.statistics import Estimate
-from nlhf_jax.evaluation.tournament import Player, TournamentResult
+from nlhf_jax.evaluation.tournament import Player
 from nlhf_jax.evaluation.votes import RaterAccuracy
 from nlhf_jax.models.language_model import T5_TOKENS
 from tests.evaluation.games import referee
@@ -189,7 +190,7 @@ def test_a_collapsed_or_silent_or_rambling_policy_is_warned_of():
     references = [[f"the reference says what it says {n}"] for n in range(len(PROMPTS))]
     players = {"same": constant("one two three"), "silent": silent, "varied": varied}
     result = play(players | {"rambling": rambling}, references=references)
-    sentences = tournament.warnings(result)
+    sentences = results.warnings(result)
     assert "same has collapsed: only 12.5% of its responses are distinct." in sentences
     assert "silent answers with nothing to 12.5% of the prompts." in sentences
     assert any(line.startswith("rambling writes 2") for line in sentences)

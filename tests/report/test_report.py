@@ -74,7 +74,7 @@ class Page(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, text):
-        if self.open and self.open[-1] != "style":
+        if text.strip() and self.open and self.open[-1] != "style":
             self.text += text
 
 

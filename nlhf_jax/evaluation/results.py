@@ -1,0 +1,215 @@
+"""What came of a tournament, as tables, JSON and warnings."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from nlhf_jax.errors import UserError
+from nlhf_jax.evaluation.statistics import Estimate, Standing, WinRates
+from nlhf_jax.evaluation.votes import RaterAccuracy
+from nlhf_jax.files import write_whole
+
+REFERENCE = "reference"  # the player whose response is one of the prompt's own references
+FORMAT = 1
+COLLAPSED_BELOW = 0.5  # share of distinct responses
+EMPTY_ABOVE = 0.05  # share of empty responses
+
+
+@dataclasses.dataclass(frozen=True)
+class PlayerSummary:
+    """One row of the per-policy table. None: not measured.
+
+    Attributes:
+      mean_win_rate: P(this player beats another policy drawn evenly), over policies other than
+        itself and the reference; bootstrap interval over prompts.
+      kl, kl_standard_error: KL(pi, SFT) of a response in nats, and the standard error of that mean.
+      mean_words, mean_tokens: length of a response.
+      distinct: share of different texts among the responses, surrounding white space aside.
+      empty: share of responses without a visible character.
+      rouge1, rouge2, rougeL: mean F1 in [0, 1] against the best of a prompt's references,
+        each measure taking its own best one (without stemming).
+    """
+
+    name: str
+    mean_win_rate: Estimate | None
+    kl: float | None
+    kl_standard_error: float | None
+    mean_words: float
+    mean_tokens: float | None
+    distinct: float
+    empty: float
+    rouge1: float | None
+    rouge2: float | None
+    rougeL: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One prompt with everybody's response.
+
+    `scores[name]` is the mean of the judge's answers for that response against the other policies'
+    (None with fewer than two policies).
+    """
+
+    prompt: str
+    references: tuple[str, ...]
+    responses: dict[str, str]
+    scores: dict[str, float] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Intransitivity:
+    """How far the judge is from a ranking.
+
+    Attributes:
+      policy_triples: number of triples of policies.
+      policy_cycles: those in which each beats the next, in beating order.
+      response_triples: number of triples of different responses of three policies to one prompt.
+      response_cycles: how many of them are cycles. Both None when votes are counted: single votes
+        form cycles by chance.
+    """
+
+    policy_triples: int
+    policy_cycles: tuple[tuple[str, str, str], ...]
+    response_triples: int | None
+    response_cycles: int | None
+
+    @property
+    def policy_share(self) -> float | None:
+        return len(self.policy_cycles) / self.policy_triples if self.policy_triples else None
+
+    @property
+    def response_share(self) -> float | None:
+        return self.response_cycles / self.response_triples if self.response_triples else None
+
+
+@dataclasses.dataclass(frozen=True)
+class TournamentResult:
+    """What a report says about a tournament; `players` are in the order of `win_rates.names`.
+
+    `raters` are those whose predictions of votes were measured, the population first if it is known
+    exactly. `meta_game` has the policies without the reference; None with fewer than two of
+    them, and in files from before it was measured.
+    """
+
+    judge: str
+    votes: bool
+    prompts: int
+    win_rates: WinRates
+    players: tuple[PlayerSummary, ...]
+    intransitivity: Intransitivity
+    samples: tuple[Sample, ...]
+    raters: tuple[RaterAccuracy, ...] = ()
+    meta_game: tuple[Standing, ...] | None = None
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """The players without the reference."""
+        return tuple(name for name in self.win_rates.names if name != REFERENCE)
+
+    def to_json(self) -> str:
+        """The whole result; `from_json` gives it back, every float bit for bit."""
+        tree = dataclasses.asdict(self)
+        for field in ("rate", "low", "high"):
+            tree["win_rates"][field] = tree["win_rates"][field].tolist()
+        tree["intransitivity"] |= {
+            "policy_share": self.intransitivity.policy_share,
+            "response_share": self.intransitivity.response_share,
+        }
+        return json.dumps({"format": FORMAT, **tree}, indent=1, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "TournamentResult":
+        """Raises ValueError, KeyError or TypeError when the text is not a tournament."""
+        tree = json.loads(text)
+        if tree["format"] != FORMAT:
+            raise ValueError(f"format is {tree['format']}, this version reads {FORMAT}")
+        rates = tree["win_rates"]
+        matrices = {name: np.array(rates[name], np.float64) for name in ("rate", "low", "high")}
+        triples = tree["intransitivity"]
+        return cls(
+            judge=tree["judge"],
+            votes=tree["votes"],
+            prompts=tree["prompts"],
+            win_rates=WinRates(
+                names=tuple(rates["names"]), n=rates["n"], interval=rates["interval"], **matrices
+            ),
+            players=tuple(
+                PlayerSummary(
+                    **player
+                    | {
+                        "mean_win_rate": player["mean_win_rate"]
+                        and Estimate(**player["mean_win_rate"])
+                    }
+                )
+                for player in tree["players"]
+            ),
+            intransitivity=Intransitivity(
+                policy_triples=triples["policy_triples"],
+                policy_cycles=tuple(map(tuple, triples["policy_cycles"])),
+                response_triples=triples["response_triples"],
+                response_cycles=triples["response_cycles"],
+            ),
+            samples=tuple(
+                Sample(**sample | {"references": tuple(sample["references"])})
+                for sample in tree["samples"]
+            ),
+            raters=tuple(
+                RaterAccuracy(**rater | {"accuracy": Estimate(**rater["accuracy"])})
+                for rater in tree.get("raters", ())
+            ),
+            meta_game=_read_meta_game(tree.get("meta_game")),
+        )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the JSON in place of an earlier one, whole or not at all."""
+        write_whole(path, self.to_json() + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "TournamentResult":
+        """Reads what `save` wrote; raises UserError naming the file if it is something else."""
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"cannot read the tournament {path}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path} is not the result of a tournament ({type(error).__name__}: {error});"
+                " run `nlhf evaluate` again"
+            ) from error
+
+
+def warnings(result: TournamentResult) -> list[str]:
+    """What a reader must know before trusting the figures, one sentence each."""
+    found = []
+    by_name = {player.name: player for player in result.players}
+    reference = by_name.get(REFERENCE)
+    for name in result.policies:
+        player = by_name[name]
+        if player.distinct < COLLAPSED_BELOW:
+            found.append(
+                f"{name} has collapsed: only {player.distinct:.1%} of its responses are distinct."
+            )
+        if player.empty > EMPTY_ABOVE:
+            found.append(f"{name} answers with nothing to {player.empty:.1%} of the prompts.")
+        if reference and not 1 / 3 <= player.mean_words / max(reference.mean_words, 1e-9) <= 3:
+            found.append(
+                f"{name} writes {player.mean_words:.1f} words on average where the references have"
+                f" {reference.mean_words:.1f}."
+            )
+    if result.prompts < 200:
+        found.append(f"Only {result.prompts} prompts were judged, so the intervals are wide.")
+    return found
+
+
+def _read_meta_game(standings: list[dict] | None) -> tuple[Standing, ...] | None:
+    if standings is None:
+        return None
+    estimates = ("nash", "win_rate_over_nash", "exploitability")
+    return tuple(
+        Standing(**standing | {name: Estimate(**standing[name]) for name in estimates})
+        for standing in standings
+    )
