@@ -104,11 +104,9 @@ def clopper_pearson(wins: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     wins = np.asarray(wins, np.float64)
     if n < 1 or np.any(wins != np.round(wins)) or np.any((wins < 0) | (wins > n)):
         raise ValueError(f"Clopper-Pearson counts whole votes: got wins {wins} of n = {n}")
-    tail = (1 - LEVEL) / 2
-    # The beta quantiles are undefined at the two ends, where the limits are 0 and 1 by definition.
-    low = np.where(wins == 0, 0.0, stats.beta.ppf(tail, np.maximum(wins, 1), n - wins + 1))
-    high = np.where(wins == n, 1.0, stats.beta.ppf(1 - tail, wins + 1, np.maximum(n - wins, 1)))
-    return low, high
+    ends = [stats.binomtest(int(k), n).proportion_ci(LEVEL, "exact") for k in wins.ravel()]
+    low, high = np.array(ends, np.float64).reshape(*wins.shape, 2).T
+    return low.T, high.T
 
 
 def bootstrap(scores: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
