@@ -156,7 +156,9 @@ def _configure_jax() -> None:
     jax.config.update("jax_threefry_partitionable", True)
     # On a CPU, one device a core: small programs run about 1.5 times as fast on two cores as data
     # parallel halves than with XLA's own threads. JAX_NUM_CPU_DEVICES=1 turns it off.
-    chosen = jax.config.jax_num_cpu_devices != -1  # by JAX_NUM_CPU_DEVICES, or by a program
+    chosen = (
+        jax.config.values["jax_num_cpu_devices"] != -1
+    )  # by JAX_NUM_CPU_DEVICES, or by a program
     if not chosen and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         devices = 1 << (min(cores, 8).bit_length() - 1)  # a power of two divides usual batches

@@ -9,6 +9,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from nlhf_jax import commands
 from nlhf_jax.errors import UserError
@@ -121,7 +122,7 @@ class _Parser(argparse.ArgumentParser):
         )
         self.set_defaults(start=start)
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
 
 

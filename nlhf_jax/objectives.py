@@ -120,7 +120,7 @@ class PolicyGradient:
         return scorer.advantages(scores, row_weights)
 
     def loss(self, scored: Scored) -> jax.Array:
-        return _KL_FORMS[self.kl](scored, self.tau)
+        return _KL_FORMS[str(self.kl)](scored, self.tau)
 
 
 def policy_gradient(tau: float, kl: str | None) -> PolicyGradient:

@@ -188,6 +188,7 @@ class PreferenceScorer:
     def score(
         self, params: PyTree, text: jax.Array, y: jax.Array, other: jax.Array | None
     ) -> jax.Array:
+        assert other is not None  # objectives see to it that pairwise scorers get pairs
         return self.rater.probability(params, text, y, other, self.both_orders)
 
     def advantages(self, scores: jax.Array, row_weights: jax.Array) -> jax.Array:

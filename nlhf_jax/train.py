@@ -94,7 +94,7 @@ def train(
         return step == steps or (period is not None and step % period == 0)
 
     with contextlib.ExitStack() as stack:
-        checkpoints = Checkpoints(workdir, keep_checkpoints, best_metric, best_mode)
+        checkpoints = Checkpoints(os.fspath(workdir), keep_checkpoints, best_metric, best_mode)
         stack.callback(checkpoints.close)
         run = _Run(learner, Path(workdir), steps, description, checkpoints, stack)
         state, first_step = run.start()
@@ -156,7 +156,7 @@ class _Run:
         self._checkpoints = checkpoints
         self._stack = stack
         self._pending: list[Mapping[str, jax.Array]] = []  # metrics on the device, not logged yet
-        self._last_loss: jax.Array | None = None
+        self._last_loss: Any = None
         self.progress = Progress(workdir.name, steps)
         stack.callback(self.progress.close)
 

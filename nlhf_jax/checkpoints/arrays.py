@@ -179,9 +179,10 @@ def check_fits(checkpoint: str, stored: PyTree, wanted: PyTree) -> None:
     stored, wanted = flattened(stored), flattened(wanted)
     differing = []
     for name in sorted(stored.keys() | wanted.keys()):
-        there, here = (tree[name].shape if name in tree else None for tree in (stored, wanted))
+        there = stored[name].shape if name in stored else None
+        here = wanted[name].shape if name in wanted else None
         if there is None:
-            differing.append(f"the parameter {name} {tuple(here)} is missing there")
+            differing.append(f"the parameter {name} {tuple(wanted[name].shape)} is missing there")
         elif here is None:
             differing.append(f"the parameter {name} {tuple(there)} is not of this model")
         elif tuple(there) != tuple(here):
@@ -214,7 +215,8 @@ def place(stored: PyTree, sharding: PyTree, dtype: str | None = None) -> PyTree:
     def read(array: StoredArray, where: jax.sharding.Sharding) -> jax.Array:
         parts: dict[Any, np.ndarray] = {}
 
-        def part(index: Index) -> np.ndarray:
+        def part(index: Index | None) -> np.ndarray:
+            assert index is not None  # of a dimensioned array
             key = tuple((s.start, s.stop) for s in index)
             if key not in parts:
                 parts[key] = np.asarray(array.read(index), dtype=dtype and np.dtype(dtype))

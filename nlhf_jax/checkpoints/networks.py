@@ -86,7 +86,8 @@ def load_network(
     if data is not None:
         check_vocabulary(found, data)
     params = read_params(found, model, partitioner, dtype)
-    return Network(model, params, description, found.vocabulary_bytes)
+    vocabulary = found.vocabulary_bytes or (data.vocabulary.model_bytes if data else b"")
+    return Network(model, params, description, vocabulary)
 
 
 def _describe(
@@ -114,13 +115,13 @@ def describe_as(
     reward: RewardTemplate,
 ) -> dict[str, Any]:
     """`checkpoints.describe` of a network of some kind; what its kind does not need is left out."""
-    template = {"preference": rater, "reward": reward}.get(kind)
+    templates = {"preference": rater.segments, "reward": reward.segments}
     return describe(
         kind=kind,
         model=model.description(),
         feature_lengths=feature_lengths,
         vocabulary_bytes=vocabulary.model_bytes,
-        rater_template=template.segments if template else None,
+        rater_template=templates.get(kind),
         rater_labels=vocabulary.rater_labels() if kind == "preference" else None,
     )
 
@@ -161,7 +162,7 @@ def read_params(
     """
     wanted = shapes(model)
     stored = found.params
-    if jax.tree.structure(stored) == jax.tree.structure(wanted):
+    if jax.tree.structure(stored) == jax.tree.structure(wanted):  # type: ignore[operator]
         check_fits(found.path, stored, wanted)
     else:
         stored = model.per_layer(stored)

@@ -46,5 +46,5 @@ def binding_name(scope: str, selector: str, parameter: str) -> str:
 
 
 def macros_mentioned() -> set[str]:
-    used = {macro_of(reference) for _, reference in references()} - {None}
-    return used | set(bindings_of(MACRO))
+    used = (macro_of(reference) for _, reference in references())
+    return {name for name in used if name is not None} | set(bindings_of(MACRO))

@@ -86,7 +86,7 @@ def check_types() -> None:
     """Compares what is bound with the annotations, as far as both are plain types."""
 
     def resolve(value: Any) -> Any:
-        seen = []
+        seen: list[str] = []
         while (name := macro_of(value)) is not None:
             if name in seen:
                 raise UserError(f"the macros {', '.join(seen)} are defined by each other")

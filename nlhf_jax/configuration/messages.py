@@ -27,9 +27,9 @@ def reason(error: BaseException) -> str:
         names = [name for name in dir(sys.modules[match[1]]) if not name.startswith("_")]
         return f"{match[1]} has no {match[2]!r}{did_you_mean(match[2], names)}"
     if match := re.match(r"No configurable matching '(.+)'", reason):
-        names = {selector.rpartition(".")[2] for (_, selector), _ in all_bindings()}
+        bound = {selector.rpartition(".")[2] for (_, selector), _ in all_bindings()}
         name = match[1].rpartition(".")[2]
-        return f"nothing in the gin files is called {match[1]!r}{did_you_mean(name, names)}"
+        return f"nothing in the gin files is called {match[1]!r}{did_you_mean(name, bound)}"
     if match := re.match(r"Unable to open file: (.+?)\. Searched config paths", reason):
         return f"the gin file {match[1]} does not exist"
     return reason

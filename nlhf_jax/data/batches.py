@@ -108,8 +108,9 @@ def load_examples(task: str, split: str, feature_lengths: Mapping[str, int]) -> 
     dataset = provider.get_dataset(
         sequence_length=dict(feature_lengths), split=split, shuffle=False, try_in_mem_cache=False
     )
-    tokens = {name: [] for name in lengths}
-    vote_shares, texts = [], {}
+    tokens: dict[str, list[np.ndarray]] = {name: [] for name in lengths}
+    vote_shares: list[np.ndarray] = []
+    texts: dict[str, list] = {}
     truncated = dict.fromkeys(lengths, 0)
     for rows in dataset.ragged_batch(_ROWS_AT_ONCE):
         for name, length in lengths.items():

@@ -48,7 +48,8 @@ class SeqioVocabulary(seqio.SentencePieceVocabulary):
     @property
     def sp_model(self) -> bytes:
         # Not the file's bytes: seqio writes the model again, and we compare ourselves with it.
-        model = sentencepiece_model_pb2.ModelProto.FromString(self.vocabulary.model_bytes)
+        proto = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]
+        model = proto.FromString(self.vocabulary.model_bytes)
         return model.SerializeToString()
 
     @property
@@ -230,7 +231,7 @@ def register_tasks(
     kept = seqio.CacheDatasetPlaceholder()
     sft, prompts = ("inputs", "targets"), ("inputs",)
     votes = ("text", "chosen", "rejected")
-    found = {}
+    found: dict[str, tuple[seqio.DataSource, list, tuple[str, ...]]] = {}
     if sources.sft is not None:
         texts = [_one_row_per_completion, _tokenize(words, sft), kept]
         end = _end(words, {feature: feature for feature in sft})

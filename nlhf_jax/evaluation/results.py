@@ -83,7 +83,9 @@ class Intransitivity:
 
     @property
     def response_share(self) -> float | None:
-        return self.response_cycles / self.response_triples if self.response_triples else None
+        if not self.response_triples or self.response_cycles is None:
+            return None
+        return self.response_cycles / self.response_triples
 
 
 @dataclasses.dataclass(frozen=True)

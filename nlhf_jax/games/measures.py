@@ -5,6 +5,7 @@ with rho, unless a shape is given. KL in nats, win rates and exploitability in p
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -124,7 +125,7 @@ def entropy(game: Game, log_policy: jax.Array) -> jax.Array:
 
 # What a solver can be asked to record: functions of the game, the policy, and the policy that was
 # given as the equilibrium (None if none was).
-METRICS: Mapping[str, Callable[[Game, jax.Array, jax.Array | None], jax.Array]] = {
+METRICS: Mapping[str, Callable[[Game, jax.Array, Any], jax.Array]] = {
     "kl": lambda game, policy, equilibrium: divergence(game, equilibrium, policy),
     "exploitability": lambda game, policy, _: exploitability(game, policy),
     "regularized_exploitability": lambda game, policy, _: regularized_exploitability(game, policy),

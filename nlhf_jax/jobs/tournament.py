@@ -171,12 +171,12 @@ class _Hall:
             network = self.load(path, kind="preference")
             judge = self.network_judge(network, f"RATERS has '{name}': {path}, which")
             examples = self.data.examples("comparisons", split, network.feature_lengths)
-            texts = [examples.texts(feature) for feature in ("text", "chosen", "rejected")]
-            shares = examples.arrays["vote_share"]
+            text, chosen, rejected = map(examples.texts, ("text", "chosen", "rejected"))
+            votes = (text, chosen, rejected, examples.arrays["vote_share"], self.seed)
             own = self.data.judge
             if own is not None and not found:  # the texts are the same for every rater
-                found.append(rater_accuracy(own.name, own, *texts, shares, self.seed))
-            found.append(rater_accuracy(name, judge, *texts, shares, self.seed))
+                found.append(rater_accuracy(own.name, own, *votes))
+            found.append(rater_accuracy(name, judge, *votes))
         return tuple(found)
 
     def enter(

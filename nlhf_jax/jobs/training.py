@@ -86,7 +86,7 @@ def train(
     built = learner(setup)
     task = _TASKS[built.kind]
     examples = data.examples(task, "train", feature_lengths)
-    evaluation = ()
+    evaluation: list[dict[str, np.ndarray]] = []
     if eval_examples != 0:
         held_out = data.examples(task, "validation", feature_lengths)
         evaluation = list(held_out.take(eval_examples or len(held_out)).eval_batches(batch_size))

@@ -175,7 +175,7 @@ class Learner(abc.ABC):
 
     def compilations(self) -> int:
         """How many programs `train_step` has compiled: 1, however long the training."""
-        return self._jitted_train_step._cache_size()
+        return self._jitted_train_step._cache_size()  # type: ignore[attr-defined]
 
     def _train_step(
         self, state: TrainState, frozen: PyTree, batch: Batch

@@ -59,7 +59,7 @@ class PolicyLearner(Learner):
           UserError: opponent, objective and scorer do not go together.
         """
         self._keeps = dict(opponent.keeps) if opponent is not None else {}
-        self._players = objective.players(opponent and opponent.weights, scorer)
+        self._players = objective.players(None if opponent is None else opponent.weights, scorer)
         self._objective = objective
         self._scorer = scorer
         self._max_response_length = max_response_length
@@ -99,6 +99,7 @@ class PolicyLearner(Learner):
         """Against the reference, whoever the opponent in training is."""
         players = [POLICY, REFERENCE]
         rows, metrics, (y, other) = self._play(state, frozen, batch, players, Purpose.EVALUATION)
+        assert other is not None  # the reference's
         win_rate = self._scorer.win_rate(frozen["scorer"], rows["inputs"], y, other)
         metrics |= self.loss(state.params, frozen, rows)[1]
         if self._scorer.pairwise:  # Against the reference; in training it is the opponent's.

@@ -27,7 +27,7 @@ class TrainState:
         `params`, each under its own name; `average` is always there, None if nobody keeps one.
     """
 
-    step: jax.Array
+    step: jax.Array | Any  # in trees of shapes or shardings, one of those
     params: PyTree
     opt_state: PyTree
     kept: dict[str, PyTree | None]

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 PyTree = Any
 
@@ -96,7 +97,7 @@ class LanguageModel(Protocol):
         return params
 
 
-def response_mask(responses: jax.Array, eos: int) -> jax.Array:
+def response_mask(responses: jax.Array | np.ndarray, eos: int) -> jax.Array:
     """Which tokens of responses `[..., T]` belong to them: float32, 1 up to and including `eos`.
 
     A response without EOS fills its whole length. Padding before EOS counts: a model can sample

@@ -127,7 +127,7 @@ class Decoder(nn.Module):
         for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
             x, layer_cache = layer.decode_step(x, layer_cache, position, bias, cache.cross_bias)
             caches.append(layer_cache)
-        return self.decoder_norm(x), cache.replace(layers=tuple(caches))
+        return self.decoder_norm(x), dataclasses.replace(cache, layers=tuple(caches))
 
 
 class T5Network(nn.Module):
@@ -202,11 +202,15 @@ class T5:
     def from_per_layer(self, params: PyTree, join: Callable = jnp.stack) -> PyTree:
         return stack_layers(params, join) if self.config.scan_layers else params
 
+    @staticmethod
+    def _apply(network: T5Network, params: PyTree, method: str, *arguments: Any) -> Any:
+        return network.apply({"params": params}, *arguments, method=method)
+
     def encode(self, params: PyTree, inputs: jax.Array) -> Context:
-        return self._network.apply({"params": params}, inputs, method="encode")
+        return self._apply(self._network, params, "encode", inputs)
 
     def logits(self, params: PyTree, context: Context, targets: jax.Array) -> jax.Array:
-        return self._network.apply({"params": params}, context, targets, method="logits")
+        return self._apply(self._network, params, "logits", context, targets)
 
     def decoding_params(self, params: PyTree) -> PyTree:
         params = unstack_layers(params)
@@ -221,10 +225,12 @@ class T5:
         return jax.tree_util.tree_map_with_path(cast, params)
 
     def start_decoding(self, params: PyTree, context: Context, streams: int, length: int) -> Cache:
-        return self._unrolled.apply({"params": params}, context, streams, length, method="start")
+        return self._apply(self._unrolled, params, "start", context, streams, length)
 
-    def decode_step(self, params: PyTree, cache: Cache, position: jax.Array, tokens: jax.Array):
-        return self._unrolled.apply({"params": params}, cache, position, tokens, method="step")
+    def decode_step(
+        self, params: PyTree, cache: Cache, position: jax.Array, tokens: jax.Array
+    ) -> tuple[jax.Array, Cache]:
+        return self._apply(self._unrolled, params, "step", cache, position, tokens)
 
 
 def _boxed_params(network: T5Network, rng: jax.Array) -> PyTree:

@@ -9,6 +9,7 @@ logits are not divided by sqrt(head_dim); position enters only as a bias on self
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -187,7 +188,7 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         cfg = self.config
-        hidden = None
+        hidden: Any = None
         for i, activation in enumerate(cfg.mlp_activations):
             name = "wi" if len(cfg.mlp_activations) == 1 else f"wi_{i}"
             part = Dense(cfg.mlp_dim, ("embed", "mlp"), cfg.emb_dim**-0.5, cfg.dtype, name=name)(x)

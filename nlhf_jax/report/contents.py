@@ -264,8 +264,8 @@ def _figures(
             figures["win_rate_against_kl.png"] = plots.png(
                 plots.win_rate_against_kl(
                     [player.name for player in measured],
-                    [player.mean_win_rate for player in measured],
-                    [player.kl for player in measured],
+                    [player.mean_win_rate for player in measured if player.mean_win_rate],
+                    [player.kl for player in measured if player.kl is not None],
                     [player.kl_standard_error or 0.0 for player in measured],
                     run,
                 )

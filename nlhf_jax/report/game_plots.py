@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -41,7 +42,7 @@ def panels(title: str, grid: Sequence[Sequence[Panel]], run: str) -> Figure:
             labels = list(dict.fromkeys(line.label for panel in of_row for line in panel.lines))
             for column, panel in enumerate(of_row):
                 _panel(axes[row, column], panel, labels)
-            handles = {}
+            handles: dict[str, Any] = {}
             for ax in axes[row]:
                 lines, names = ax.get_legend_handles_labels()
                 handles |= dict(zip(names, lines, strict=True))

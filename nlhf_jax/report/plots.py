@@ -4,6 +4,7 @@ import contextlib
 import io
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -27,7 +28,7 @@ GRID = "#e3e8ee"
 _DIVERGING = LinearSegmentedColormap.from_list(
     "loses_wins", ["#a8480a", "#e89a5b", "#f9e3d0", "#fafafa", "#d5e5f3", "#6ba3d2", "#125a9c"]
 )
-_LOOK = {
+_LOOK: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.color": INK,
@@ -185,7 +186,7 @@ def learning_curves(
             _widen_if_constant(axes)
         for axes in grid[len(names) :]:
             axes.set_axis_off()
-        handles = {}
+        handles: dict[str, Any] = {}
         for axes in grid[: len(names)]:
             lines, labels = axes.get_legend_handles_labels()
             handles |= dict(zip(labels, lines, strict=True))

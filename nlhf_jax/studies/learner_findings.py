@@ -65,7 +65,7 @@ def random_sequence_game(
     proper = without_padding_inside(tree.responses, special)
     cyclic = families.random_game(seed, int(proper.sum()), contexts=prompts, scale=scale)
     preference = np.full((prompts, tree.size, tree.size), 0.5)
-    preference[np.ix_(range(prompts), proper, proper)] = cyclic.preference
+    preference[np.ix_(np.ones(prompts, bool), proper, proper)] = cyclic.preference
     reference = random_reference(model, texts, length=length, seed=seed, spread=1.0)
     return sequence_game(model, reference, texts, preference, length=length, tau=tau)
 

@@ -22,14 +22,14 @@ from nlhf_jax.report.plots import png
 def rater_types(run: str = "notebook", points: int = 67) -> Finding:
     """The three rater types of Munos et al. 2024, sec. 3.2, for all eps in [-1/3, 1/3]."""
     grid = np.linspace(-1 / 3, 1 / 3, points)
-    nash, optimum, beaten = [], [], []
+    equilibria, optima, beaten = [], [], []
     for eps in grid:
         game = families.three_rater_types(eps)
-        nash.append(nash_equilibrium(game)[0])
+        equilibria.append(nash_equilibrium(game)[0])
         best = bradley_terry.optimum(game, bradley_terry.fit(game, game.log_reference).reward)
-        optimum.append(np.exp(best)[0])
+        optima.append(np.exp(best)[0])
         beaten.append(float(measures.exploitability(game, best)))
-    nash, optimum = np.array(nash), np.array(optimum)
+    nash, optimum = np.array(equilibria), np.array(optima)
     # A line through a jump would hide it.
     jumps = np.flatnonzero(np.abs(np.diff(optimum, axis=0)).max(axis=1) > 0.4)
     drawn = optimum.copy()

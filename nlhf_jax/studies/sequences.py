@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Mapping
+from typing import Any
 
 import flax
 import jax
@@ -64,10 +65,11 @@ def mixture_log_probs(
       inputs: int32 `[S]`, one prompt.
       all_responses: int32 `[N, T]`.
     """
-    inputs = jnp.broadcast_to(jnp.asarray(inputs), (len(all_responses), len(inputs)))
-    mixed = 0.0
+    prompt, all_responses = jnp.asarray(inputs), jnp.asarray(all_responses)
+    repeated = jnp.broadcast_to(prompt, (len(all_responses), len(prompt)))
+    mixed = jnp.float32(0.0)
     for name, weight in player.items():
-        context = model.encode(param_sets[name], inputs)
+        context = model.encode(param_sets[name], repeated)
         mixed += weight * model.logits(param_sets[name], context, all_responses)
     log_probs = token_log_probs(mixed, all_responses)
     return jnp.sum(log_probs * response_mask(all_responses, model.tokens.eos), axis=-1)
@@ -156,14 +158,14 @@ class ResponseTree:
           log_probs: log-probabilities of each policy, `[..., N]`.
         """
         at_depth = {name: log_probs[name] for name in player}
-        mixed = 0.0
+        mixed: Any = 0.0
         for children, parents, nodes in self._levels:
             above = {name: _log_sum_of_children(p, children) for name, p in at_depth.items()}
-            token = sum(
+            token: Any = sum(
                 weight * (at_depth[name] - above[name][..., parents])
                 for name, weight in player.items()
             )
-            token = token - _log_sum_of_children(token, children)[..., parents]
+            token -= _log_sum_of_children(token, children)[..., parents]
             mixed = mixed + token[..., nodes]
             at_depth = above
         return mixed
@@ -196,6 +198,7 @@ class TableScorer:
     def score(
         self, params: jax.Array, text: jax.Array, y: jax.Array, other: jax.Array | None
     ) -> jax.Array:
+        assert other is not None
         return self.win_rate(params, text, y, other)
 
     def advantages(self, scores: jax.Array, row_weights: jax.Array) -> jax.Array:
@@ -243,7 +246,9 @@ def fixed_point(
       max_iterations: of Newton's method; some five are usual.
     """
     player = {"policy": 1.0 - beta, "reference": beta}
-    start = regularized_equilibrium(game.replace(tau=game.tau / (1.0 - beta))).log_policy
+    start = regularized_equilibrium(
+        dataclasses.replace(game, tau=game.tau / (1.0 - beta))
+    ).log_policy
     start = measures.best_response(game, start)
     steps = 0.5 ** jnp.arange(_STEP_SIZES, dtype=start.dtype)
 

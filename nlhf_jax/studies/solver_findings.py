@@ -5,6 +5,7 @@ Every function computes one finding from scratch, for a notebook or a report.
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -99,9 +100,10 @@ def convergence(
     ]
     # Evenly spread on a logarithmic axis.
     shown = np.unique(np.concatenate([[0], np.geomspace(1, steps, 400).astype(int)]))
-    grid, last = [], {kind: {} for kind in kinds}
+    grid: list[list[Panel]] = []
+    last: dict[str, dict[str, float]] = {kind: {} for kind in kinds}
     for family, solvers in families_of_solvers.items():
-        lines = {kind: [] for kind in kinds}
+        lines: dict[str, list[Line]] = {kind: [] for kind in kinds}
         for label, (solver, policy) in solvers.items():
             curves = _kl_curves(stack(games), solver, policy, steps)
             for kind, kl in zip(kinds, curves, strict=True):
@@ -165,7 +167,7 @@ def cycling(run: str = "notebook", tau: float = 0.1, eta: float = 5.0, steps: in
     """Self-play and Nash-MD on rock-paper-scissors, with the same rate and first policy."""
     game = families.rock_paper_scissors(tau=tau)
     start = measures.normalize(jnp.array([[1.0, 0.0, 0.0]], game.preference.dtype))
-    solvers = {"self-play": MirrorDescent(eta), "Nash-MD": NashMD(eta)}
+    solvers: dict[str, Any] = {"self-play": MirrorDescent(eta), "Nash-MD": NashMD(eta)}
     paths = {name: _path(game, solver, start, steps) for name, solver in solvers.items()}
     averages = np.cumsum(paths["self-play"], axis=0) / np.arange(1, steps + 2)[:, None]
     paths["average of self-play"] = averages

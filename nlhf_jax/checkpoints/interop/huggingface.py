@@ -348,7 +348,7 @@ def _write_tensors(path: epath.Path, arrays: Mapping[str, StoredArray], dtype: n
         shards[-1][name] = array
         filled += size
         total += size
-    places = {}
+    places: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = _WEIGHTS
         if len(shards) > 1:

@@ -114,7 +114,8 @@ def _tensor(name, entry, data: int, file: str, store: ts.KvStore, directory: str
 
 def write_file(stream: BinaryIO, arrays: Mapping[str, StoredArray], dtype: np.dtype) -> None:
     """Writes the arrays as `dtype`, one in memory at a time."""
-    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    header: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
+    offset = 0
     for name, array in arrays.items():
         end = offset + dtype.itemsize * int(np.prod(array.shape))
         header[name] = {

@@ -126,7 +126,7 @@ def _fresh_state(params: PyTree, step: int) -> dict[str, Any]:
 
     Matrices of which both sides are at least 128 are factored; unused slots have one element.
     """
-    slots = {}
+    slots: dict[str, Any] = {}
     for name, array in flattened(params).items():
         sides = sorted(array.shape)
         factored = len(sides) == 2 and sides[0] >= 128
@@ -251,7 +251,7 @@ def _read_orbax(path: epath.Path, state: epath.Path) -> tuple[dict[str, StoredAr
         )
     opened = open_zarr(store, directories | {"state.step": "state.step"}, str(path))
     step = opened.pop("state.step")
-    return opened, int(step.read_all())
+    return dict(opened), int(step.read_all())
 
 
 def _per_layer(arrays: Mapping[str, StoredArray], checkpoint: str) -> dict[str, StoredArray]:

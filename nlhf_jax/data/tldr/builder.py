@@ -7,6 +7,7 @@ when it is read, so that one build serves them all.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 from nlhf_jax.data import tfds_local
 from nlhf_jax.data.tf_imports import tf, tfds
@@ -81,7 +82,9 @@ class Tldr(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    url_infos = {}  # the sums of downloads are kept beside the files, not beside this module
+    url_infos: ClassVar[
+        dict
+    ] = {}  # the sums of downloads are kept beside the files, not beside this module
     BUILDER_CONFIGS = [_SFT, _PREFERENCES]
 
     def __init__(self, *, files_dir=None, download: bool = False, **kwargs):

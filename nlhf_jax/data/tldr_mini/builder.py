@@ -1,5 +1,7 @@
 """`tldr_mini` as a TensorFlow dataset that writes its own data: nothing is downloaded."""
 
+from typing import ClassVar
+
 from nlhf_jax.data import tfds_local
 from nlhf_jax.data.tf_imports import tf, tfds
 from nlhf_jax.data.tldr_mini import text as tldr_mini_text
@@ -26,7 +28,9 @@ class TldrMini(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    url_infos = {}  # no downloads, so no checksum files to look for beside this module
+    url_infos: ClassVar[
+        dict
+    ] = {}  # no downloads, so no checksum files to look for beside this module
     BUILDER_CONFIGS = [
         tfds.core.BuilderConfig(name="sft", description="Posts with three reference summaries."),
         tfds.core.BuilderConfig(name="preferences", description="Votes on pairs of summaries."),

@@ -121,7 +121,7 @@ def read(post: str, summary: str) -> Reading:
 
     truth = facts_of(post)
     told: dict[str, set[str]] = {slot: set() for slot in _SLOTS}
-    manner = {}
+    manner: dict[str, str] = {}
     wrong = vague = guesses = sensations = 0
     for index, (slot, keyword, how, size) in enumerate(phrases):
         if index and _SLOTS.index(slot) < _SLOTS.index(phrases[index - 1][0]):
