@@ -72,13 +72,9 @@ class Objective(Protocol):
 
 
 def _sampled_kl(scored: Scored, tau: float) -> jax.Array:
+    log_probs, reference = scored.log_probs[:, 0], scored.reference_log_probs[:, 0]
     return losses.policy_gradient_sampled_kl(
-        scored.log_probs[:, 0],
-        scored.reference_log_probs[:, 0],
-        scored.targets,
-        scored.mask[:, 0],
-        scored.row_weights,
-        tau,
+        log_probs, reference, scored.targets, scored.mask[:, 0], scored.row_weights, tau
     )
 
 

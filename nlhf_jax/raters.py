@@ -77,19 +77,24 @@ class PreferenceModel:
     def description(self) -> dict[str, Any]:
         return {"template": list(self.template), "labels": list(self.labels)}
 
-    def logit(self, params: PyTree, text: jax.Array, first: jax.Array, second: jax.Array):
+    def logit(
+        self, params: PyTree, text: jax.Array, first: jax.Array, second: jax.Array
+    ) -> jax.Array:
         """log(P / (1 - P)), float32 `[B]`, from token arrays `[B, S]`, `[B, T]`, `[B, T]`."""
         slots = {"text": text, "first": first, "second": second}
         inputs = pack(self.template, slots, self.model.tokens)
         logits = _first_logits(self.model, params, inputs)
         return logits[:, self.labels[0]] - logits[:, self.labels[1]]
 
-    def both_orders(self, params: PyTree, text: jax.Array, first: jax.Array, second: jax.Array):
+    def both_orders(
+        self, params: PyTree, text: jax.Array, first: jax.Array, second: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         """The logits of P(first > second) and of P(second > first), `[B]` each, in one pass."""
         logits = self.logit(
             params, interleave(text, text), interleave(first, second), interleave(second, first)
         )
-        return tuple(logits.reshape(-1, 2).T)
+        forward, backward = logits.reshape(-1, 2).T
+        return forward, backward
 
     def probability(
         self,

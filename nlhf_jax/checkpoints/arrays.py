@@ -57,14 +57,14 @@ class InMemory(StoredArray):
     array: np.ndarray
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return self.array.shape
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         return self.array.dtype
 
-    def read(self, index):
+    def read(self, index: Index) -> np.ndarray:
         return self.array[index]
 
 
@@ -77,18 +77,18 @@ class Part(StoredArray):
     position: int
 
     @property
-    def name(self):
+    def name(self) -> str:
         return f"{self.whole.name}[{self.position}]"
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return self.whole.shape[: self.axis] + self.whole.shape[self.axis + 1 :]
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         return self.whole.dtype
 
-    def read(self, index):
+    def read(self, index: Index) -> np.ndarray:
         at = slice(self.position, self.position + 1)
         return np.squeeze(
             self.whole.read((*index[: self.axis], at, *index[self.axis :])), self.axis
@@ -102,18 +102,18 @@ class Stacked(StoredArray):
     parts: Sequence[StoredArray]
 
     @property
-    def name(self):
+    def name(self) -> str:
         return f"{self.parts[0].name} to {self.parts[-1].name}"
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return (len(self.parts), *self.parts[0].shape)
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         return self.parts[0].dtype
 
-    def read(self, index):
+    def read(self, index: Index) -> np.ndarray:
         return np.stack([part.read(index[1:]) for part in self.parts[index[0]]])
 
 
@@ -124,18 +124,18 @@ class Transposed(StoredArray):
     matrix: StoredArray
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.matrix.name
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return self.matrix.shape[::-1]
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         return self.matrix.dtype
 
-    def read(self, index):
+    def read(self, index: Index) -> np.ndarray:
         return self.matrix.read(index[::-1]).T
 
 

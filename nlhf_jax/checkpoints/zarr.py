@@ -8,7 +8,7 @@ import numpy as np
 import tensorstore as ts
 from etils import epath
 
-from nlhf_jax.checkpoints.arrays import StoredArray, damaged
+from nlhf_jax.checkpoints.arrays import Index, StoredArray, damaged
 from nlhf_jax.errors import first_line
 
 # Arrays of all layers are often stored as one chunk, of which a reader of layers takes a part at a
@@ -25,14 +25,14 @@ class Zarr(StoredArray):
     checkpoint: str
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         return tuple(self.store.shape)
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         return self.store.dtype.numpy_dtype
 
-    def read(self, index):
+    def read(self, index: Index) -> np.ndarray:
         try:
             return self.store[index].read().result()
         except Exception as error:  # whatever its file's compression or storage raises

@@ -1,6 +1,7 @@
 """What is in a user's JSON lines, and what is wrong with them on which line. No TensorFlow."""
 
 import dataclasses
+import os
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class FileCheck:
         return "\n".join(lines)
 
 
-def check(path, kind: str, vocabulary: Vocabulary | None = None) -> FileCheck:
+def check(path: str | os.PathLike, kind: str, vocabulary: Vocabulary | None = None) -> FileCheck:
     """Reads all of a JSON lines file of `kind` ("sft", "preferences", "prompts").
 
     With a vocabulary it also measures the texts, to choose feature lengths by. Raises UserError if

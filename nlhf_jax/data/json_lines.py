@@ -11,6 +11,7 @@ Other keys are ignored. Files are UTF-8; a path may be one of Google Cloud Stora
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Iterator
 
 from etils import epath
@@ -101,26 +102,28 @@ def _parse(line: bytes, kind: str):
     return KINDS[kind](**fields)
 
 
-def check_exists(path) -> None:
+def check_exists(path: str | os.PathLike) -> None:
     """Raises UserError if there is no such file."""
     if not epath.Path(path).exists():
         raise UserError(f"{path}: cannot read the file: there is none")
 
 
-def scan(path, kind: str) -> Iterator[Demonstration | Comparison | Prompt | UserError]:
+def scan(
+    path: str | os.PathLike, kind: str
+) -> Iterator[Demonstration | Comparison | Prompt | UserError]:
     """Each line's row, or, in its place, the error that says what is wrong with it.
 
     Blank lines are passed over. Raises UserError if the file cannot be read or has no lines.
     """
     try:
         with epath.Path(path).open("rb") as file:
-            yield from scan_lines(file, path, kind)
+            yield from scan_lines(file, str(path), kind)
     except OSError as error:
         raise UserError(f"{path}: cannot read the file: {error.strerror or error}") from None
 
 
 def scan_lines(
-    lines: Iterable[bytes], name, kind: str
+    lines: Iterable[bytes], name: str, kind: str
 ) -> Iterator[Demonstration | Comparison | Prompt | UserError]:
     """`scan` for lines that are read already; `name` is what errors call their source."""
     found = False
@@ -138,7 +141,7 @@ def scan_lines(
         raise UserError(f"{name}: the file has no lines; wanted one JSON object a line")
 
 
-def read(path, kind: str) -> list:
+def read(path: str | os.PathLike, kind: str) -> list:
     """All rows of a file of `kind` (a key of `KINDS`). Raises UserError at the first bad line."""
     return all_rows(scan(path, kind))
 

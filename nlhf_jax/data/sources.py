@@ -49,7 +49,7 @@ def _ordered(dataset: tf.data.Dataset, rows: int, shuffled: bool, seed: int | No
     return dataset.shuffle(rows, seed=seed) if shuffled else dataset
 
 
-def tldr_mini_sources(data_dir) -> Sources:
+def tldr_mini_sources(data_dir: str | None) -> Sources:
     """`tldr_mini`, written under `data_dir` when first read. The prompts are those of `sft`.
 
     `data_dir` may be None, see `tfds_local.data_directory`.
@@ -102,8 +102,8 @@ class _TldrSource(seqio.FunctionDataSource):
 
 
 def tldr_sources(
-    data_dir,
-    files_dir=None,
+    data_dir: str | None,
+    files_dir: str | None = None,
     download: bool = False,
     batches: Sequence[str] | None = None,
     confidence: Mapping[str, Sequence[int] | None] | None = None,

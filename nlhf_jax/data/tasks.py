@@ -60,7 +60,7 @@ class SeqioVocabulary(seqio.SentencePieceVocabulary):
         _ = self.vocabulary
 
     @property
-    def bos_id(self):
+    def bos_id(self) -> None:
         return None
 
     @property
@@ -82,7 +82,7 @@ class SeqioVocabulary(seqio.SentencePieceVocabulary):
         return self.vocabulary.decode(ids)
 
     @property
-    def tf_tokenizer(self):
+    def tf_tokenizer(self) -> tf_text.SentencepieceTokenizer:
         return tf_text.SentencepieceTokenizer(model=self.vocabulary.model_bytes)
 
     def __eq__(self, other) -> bool:

@@ -14,7 +14,7 @@ class LocalInfo(tfds.core.DatasetInfo):
         """Asks nobody."""
 
 
-def data_directory(given):
+def data_directory(given: str | None) -> str | None:
     """Where TFDS files go: `given`, or seqio's override, or None for TFDS's own default.
 
     The override is that of `seqio.set_tfds_data_dir_override`, as it is now; the default the

@@ -6,6 +6,7 @@ Ids as in T5: padding 0, end of sequence 1, unknown 2, no beginning of sequence.
 import functools
 import importlib.resources
 import io
+import os
 import string
 from collections.abc import Iterable, Sequence
 
@@ -44,9 +45,9 @@ class Vocabulary:
             )
 
     @classmethod
-    def load(cls, path) -> "Vocabulary":
+    def load(cls, path: str | os.PathLike) -> "Vocabulary":
         """Reads a SentencePiece model file. Raises UserError if that cannot be done."""
-        with unreadable_is_one_error(path, "the vocabulary"):
+        with unreadable_is_one_error(str(path), "the vocabulary"):
             model_bytes = epath.Path(path).read_bytes()
         return cls(model_bytes, str(path))
 
@@ -105,7 +106,7 @@ def tldr_mini_vocabulary() -> Vocabulary:
 
 def train_vocabulary(
     texts: Iterable[str],
-    path,
+    path: str | os.PathLike,
     size: int,
     fold_case: bool = False,
     whole_words: Sequence[str] = (),

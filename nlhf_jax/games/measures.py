@@ -18,7 +18,9 @@ def normalize(logits: jax.Array) -> jax.Array:
     return jax.nn.log_softmax(logits, axis=-1)
 
 
-def geometric_mixture(log_policy: jax.Array, log_reference: jax.Array, beta) -> jax.Array:
+def geometric_mixture(
+    log_policy: jax.Array, log_reference: jax.Array, beta: jax.Array | float
+) -> jax.Array:
     """`pi^(1 - beta) mu^beta`, normalised: `[..., Y]`; `beta` in [0, 1] broadcasts."""
     return normalize((1 - beta) * log_policy + beta * log_reference)
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from nlhf_jax.errors import UserError
 from nlhf_jax.games import measures
 from nlhf_jax.games.game import Game
-from nlhf_jax.games.solvers import Schedule, rate
+from nlhf_jax.games.solvers import Schedule, State, rate
 
 
 def exact_gradient(game: Game, theta: jax.Array, log_opponent: jax.Array) -> jax.Array:
@@ -58,15 +58,20 @@ class _AgainstMixture:
     def __post_init__(self):
         _check("beta", self.beta)
 
-    def init(self, game, log_start):
+    def init(self, game: Game, log_start: jax.Array) -> State:
         return log_start, measures.geometric_mixture(log_start, game.log_reference, self.beta)
 
-    def step(self, game, state, index, key):
-        ascent = self.ascent(game, *state, key)
-        theta = state[0] + rate(self.learning_rate, game, index) * ascent
+    def ascent(self, game: Game, theta: jax.Array, mixture: jax.Array, key: jax.Array) -> jax.Array:
+        """The direction of theta's step, of its shape."""
+        raise NotImplementedError
+
+    def step(self, game: Game, state: State, index: jax.Array, key: jax.Array) -> State:
+        theta, mixture = state
+        ascent = self.ascent(game, theta, mixture, key)
+        theta = theta + rate(self.learning_rate, game, index) * ascent
         return theta, measures.geometric_mixture(theta, game.log_reference, self.beta)
 
-    def policies(self, state):
+    def policies(self, state: State) -> dict[str, jax.Array]:
         policies = {"last": measures.normalize(state[0])}
         return policies | ({"mixture": state[1]} if 0 < self.beta < 1 else {})
 
@@ -80,7 +85,7 @@ class PolicyGradient(_AgainstMixture):
     (Calandriello et al. 2024, prop. 5.2).
     """
 
-    def ascent(self, game, theta, mixture, key):
+    def ascent(self, game: Game, theta: jax.Array, mixture: jax.Array, key: jax.Array) -> jax.Array:
         return _gradient(game, theta, mixture, key, self.samples)
 
 
@@ -102,17 +107,17 @@ class NashEMA:
     def __post_init__(self):
         _check("decay", self.decay)
 
-    def init(self, game, log_start):
+    def init(self, game: Game, log_start: jax.Array) -> State:
         return log_start, log_start
 
-    def step(self, game, state, index, key):
+    def step(self, game: Game, state: State, index: jax.Array, key: jax.Array) -> State:
         theta, average = state
         theta = theta + rate(self.learning_rate, game, index) * _gradient(
             game, theta, measures.normalize(average), key, self.samples
         )
         return theta, self.decay * average + (1 - self.decay) * theta
 
-    def policies(self, state):
+    def policies(self, state: State) -> dict[str, jax.Array]:
         return {
             "last": measures.normalize(state[0]),
             "moving average": measures.normalize(state[1]),
@@ -158,10 +163,10 @@ class IPO(_AgainstMixture):
     has the fixed point of Nash-MD-PG. At beta = 1 it is offline, from mu.
     """
 
-    def ascent(self, game, theta, sampler, key):
+    def ascent(self, game: Game, theta: jax.Array, mixture: jax.Array, key: jax.Array) -> jax.Array:
         if self.samples is None:
-            return -jax.grad(ipo_loss, argnums=1)(game, theta, sampler) / 4
-        return -jax.grad(sampled_ipo_loss, argnums=1)(game, theta, sampler, key, self.samples) / 4
+            return -jax.grad(ipo_loss, argnums=1)(game, theta, mixture) / 4
+        return -jax.grad(sampled_ipo_loss, argnums=1)(game, theta, mixture, key, self.samples) / 4
 
 
 def _gradient(game, theta, log_opponent, key, samples):

@@ -190,7 +190,7 @@ class NashMD(_OnePolicy):
 
     learning_rate: float | Schedule = TheoremSchedule()
 
-    def step(self, game, state, index, key):
+    def step(self, game: Game, state: State, index: jax.Array, key: jax.Array) -> State:
         eta = rate(self.learning_rate, game, index)
         mixture = measures.geometric_mixture(state, game.log_reference, eta * game.tau)
         return measures.normalize(mixture + eta * measures.preference_over(game, mixture))
@@ -208,7 +208,7 @@ class MirrorDescent(_OnePolicy):
 
     learning_rate: float | Schedule
 
-    def step(self, game, state, index, key):
+    def step(self, game: Game, state: State, index: jax.Array, key: jax.Array) -> State:
         return _mirror_step(game, state, state, rate(self.learning_rate, game, index))
 
 
@@ -225,7 +225,7 @@ class Extragradient(_OnePolicy):
 
     learning_rate: float | Schedule
 
-    def step(self, game, state, index, key):
+    def step(self, game: Game, state: State, index: jax.Array, key: jax.Array) -> State:
         eta = rate(self.learning_rate, game, index)
         return _mirror_step(game, state, _mirror_step(game, state, state, eta), eta)
 
@@ -243,13 +243,13 @@ class FictitiousPlay:
     The average converges. With tau > 0 the best response is that of the regularised game.
     """
 
-    def init(self, game, log_start):
+    def init(self, game: Game, log_start: jax.Array) -> State:
         return log_start, jnp.exp(log_start)
 
-    def step(self, game, state, index, key):
+    def step(self, game: Game, state: State, index: jax.Array, key: jax.Array) -> State:
         _, average = state
         policy = measures.best_response(game, jnp.log(average))
         return policy, average + (jnp.exp(policy) - average) / (index + 2)
 
-    def policies(self, state):
+    def policies(self, state: State) -> dict[str, jax.Array]:
         return {"last": state[0]}

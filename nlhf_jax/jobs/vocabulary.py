@@ -1,5 +1,6 @@
 """Training vocabularies: of a chain, of `nlhf data vocabulary`, and the one that ships."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,7 +29,7 @@ def train_vocabulary(workdir: str, files: Mapping[str, str], size: int) -> None:
     train_from_files(files, Path(workdir) / "vocabulary.model", size)
 
 
-def train_from_files(files: Mapping[str, str], path, size: int) -> Vocabulary:
+def train_from_files(files: Mapping[str, str], path: str | os.PathLike, size: int) -> Vocabulary:
     """Trains a vocabulary on all texts of JSON lines files and the raters' templates.
 
     `files` maps paths to kinds. Writes the model to `path`. Raises UserError for bad files or a
@@ -45,7 +46,7 @@ def train_from_files(files: Mapping[str, str], path, size: int) -> Vocabulary:
     return vocabularies.train_vocabulary(list(texts()), path, size)
 
 
-def train_tldr_mini_vocabulary(path) -> Vocabulary:
+def train_tldr_mini_vocabulary(path: str | os.PathLike) -> Vocabulary:
     """Trains the vocabulary of `tldr_mini`: every word of its world and of the raters' templates.
 
     About 250 pieces, one a word, all in lower case; other text is spelled out.

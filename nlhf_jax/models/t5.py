@@ -71,7 +71,7 @@ def _apply_layers(layers, x: jax.Array, *args: jax.Array) -> jax.Array:
 class Encoder(nn.Module):
     config: T5Config
 
-    def setup(self):
+    def setup(self) -> None:
         self.relpos_bias = RelativePositionBias(self.config, bidirectional=True)
         self.layers = _layers(EncoderLayer, self.config, self.config.num_encoder_layers)
         self.encoder_norm = RMSNorm(self.config.dtype)
@@ -84,7 +84,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     config: T5Config
 
-    def setup(self):
+    def setup(self) -> None:
         cfg = self.config
         self.relpos_bias = RelativePositionBias(cfg, bidirectional=False)
         self.layers = _layers(DecoderLayer, cfg, cfg.num_decoder_layers)
@@ -121,7 +121,9 @@ class Decoder(nn.Module):
             )
         return Cache(tuple(caches), self.causal_bias(length)[0], context.cross_bias)
 
-    def step(self, embedded: jax.Array, cache: Cache, position: jax.Array):
+    def step(
+        self, embedded: jax.Array, cache: Cache, position: jax.Array
+    ) -> tuple[jax.Array, Cache]:
         bias = jax.lax.dynamic_slice_in_dim(cache.self_bias, position, 1, axis=1)
         x, caches = embedded, []
         for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
@@ -135,7 +137,7 @@ class T5Network(nn.Module):
 
     config: T5Config
 
-    def setup(self):
+    def setup(self) -> None:
         self.token_embedder = Embedding(self.config)
         self.encoder = Encoder(self.config)
         self.decoder = Decoder(self.config)
@@ -159,7 +161,7 @@ class T5Network(nn.Module):
     def start(self, context: Context, streams: int, length: int) -> Cache:
         return self.decoder.start(context, streams, length)
 
-    def step(self, cache: Cache, position: jax.Array, tokens: jax.Array):
+    def step(self, cache: Cache, position: jax.Array, tokens: jax.Array) -> tuple[jax.Array, Cache]:
         x, cache = self.decoder.step(self.token_embedder(tokens), cache, position)
         return self._logits(x), cache
 

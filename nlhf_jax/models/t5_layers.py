@@ -88,7 +88,7 @@ class Embedding(nn.Module):
 
     config: T5Config
 
-    def setup(self):
+    def setup(self) -> None:
         shape = (self.config.vocab_size, self.config.emb_dim)
         self.embedding = _parameter(self, "embedding", _normal(1.0), shape, ("vocab", "embed"))
 
@@ -153,7 +153,7 @@ class Attention(nn.Module):
 
     config: T5Config
 
-    def setup(self):
+    def setup(self) -> None:
         cfg = self.config
         joined = cfg.num_heads * cfg.head_dim
         into, out = ("embed", "joined_kv"), ("joined_kv", "embed")
@@ -172,7 +172,9 @@ class Attention(nn.Module):
         """`[..., K, E]` to keys and values `[..., H, K, D]`."""
         return self._split(self.key(x)), self._split(self.value(x))
 
-    def __call__(self, x: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array):
+    def __call__(
+        self, x: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array
+    ) -> jax.Array:
         """Queries `[..., Q, E]`, keys and values `[..., H, K, D]`, bias like `[..., H, Q, K]`."""
         logits = self._split(self.query(x)) @ keys.swapaxes(-1, -2)
         weights = jax.nn.softmax(logits.astype(jnp.float32) + bias, axis=-1)
@@ -201,7 +203,7 @@ class MLP(nn.Module):
 class EncoderLayer(nn.Module):
     config: T5Config
 
-    def setup(self):
+    def setup(self) -> None:
         self.pre_attention_layer_norm = RMSNorm(self.config.dtype)
         self.attention = Attention(self.config)
         self.pre_mlp_layer_norm = RMSNorm(self.config.dtype)
@@ -218,7 +220,7 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     config: T5Config
 
-    def setup(self):
+    def setup(self) -> None:
         self.pre_self_attention_layer_norm = RMSNorm(self.config.dtype)
         self.self_attention = Attention(self.config)
         self.pre_cross_attention_layer_norm = RMSNorm(self.config.dtype)
@@ -238,7 +240,14 @@ class DecoderLayer(nn.Module):
     def cross_keys_values(self, encoded: jax.Array) -> tuple[jax.Array, jax.Array]:
         return self.encoder_decoder_attention.keys_values(encoded)
 
-    def decode_step(self, x: jax.Array, cache: dict, position, self_bias, cross_bias):
+    def decode_step(
+        self,
+        x: jax.Array,
+        cache: dict[str, jax.Array],
+        position: jax.Array,
+        self_bias: jax.Array,
+        cross_bias: jax.Array,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """One token of G streams, `[B, G, E]`; returns the same shape and the caches.
 
         The streams of a prompt are queries of one cross-attention, so that its keys and values

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -60,7 +60,7 @@ _PANELS_A_ROW = 4
 
 
 @contextlib.contextmanager
-def new_figure(width: float, height: float):
+def new_figure(width: float, height: float) -> Iterator[Figure]:
     """A figure in the project's look; sizes in inches."""
     with matplotlib.rc_context(_LOOK):
         figure = Figure(figsize=(width, height), layout="constrained")

@@ -10,14 +10,14 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 import tensorstore as ts
 from etils import epath
 
-from nlhf_jax.checkpoints.arrays import StoredArray, damaged
+from nlhf_jax.checkpoints.arrays import Index, StoredArray, damaged
 from nlhf_jax.checkpoints.zarr import kvstore
 
 _DTYPES = {
@@ -48,7 +48,7 @@ class Tensor(StoredArray):
     store: ts.KvStore
     checkpoint: str
 
-    def read(self, index):
+    def read(self, index: Index) -> np.ndarray:
         # Rows lie together, so what is cut along the first dimension is all that is read.
         rows, *rest = index or (slice(None),)
         count = self.shape[0] if self.shape else 1

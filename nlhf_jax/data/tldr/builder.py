@@ -7,7 +7,7 @@ when it is read, so that one build serves them all.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from nlhf_jax.data import tfds_local
 from nlhf_jax.data.tf_imports import tf, tfds
@@ -87,7 +87,7 @@ class Tldr(tfds.core.GeneratorBasedBuilder):
     ] = {}  # the sums of downloads are kept beside the files, not beside this module
     BUILDER_CONFIGS = [_SFT, _PREFERENCES]
 
-    def __init__(self, *, files_dir=None, download: bool = False, **kwargs):
+    def __init__(self, *, files_dir: str | None = None, download: bool = False, **kwargs: Any):
         """Args as of TFDS's builders, and:
 
         files_dir: where the files are; by default `downloads/tldr` below the data directory.

@@ -31,7 +31,7 @@ def _place(directory: epath.Path, path: str) -> epath.Path | None:
     return None
 
 
-def read_checksums(directory) -> dict[str, tuple[int, str]]:
+def read_checksums(directory: str | os.PathLike) -> dict[str, tuple[int, str]]:
     """URL -> size and SHA-256, as recorded in `directory`. Raises UserError."""
     file = epath.Path(directory) / CHECKSUMS
     if not file.exists():
@@ -123,7 +123,10 @@ def _download(url: str, directory: epath.Path) -> epath.Path:
 
 
 def files(
-    directory, paths: Sequence[str], download: bool, base_url: str = tldr_files.BASE_URL
+    directory: epath.Path,
+    paths: Sequence[str],
+    download: bool,
+    base_url: str = tldr_files.BASE_URL,
 ) -> list[epath.Path]:
     """The files of the URLs `{base_url}/{path}`, in the order of `paths`.
 

@@ -7,7 +7,9 @@ not need may be there or not.
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from etils import epath
 
@@ -70,7 +72,7 @@ def vote_file(batch: str) -> str:
     return f"dataset/comparisons/{batch}.json"
 
 
-def prompt_parts(subreddit, title, post) -> list:
+def prompt_parts(subreddit: Any, title: Any, post: Any) -> list:
     """The pieces that, joined, are the prompt; the arguments may be strings or string tensors.
 
     The form is the usual one for this data, that of OpenAI's summarize-from-feedback:
@@ -242,7 +244,7 @@ def _read(path, parse) -> Iterator:
         yield row
 
 
-def read_posts(path) -> Iterator[Post]:
+def read_posts(path: str | os.PathLike) -> Iterator[Post]:
     """The posts of one file, in order, one line in memory at a time. Raises UserError."""
     return _read(path, _post)
 

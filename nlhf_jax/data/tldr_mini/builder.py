@@ -73,7 +73,7 @@ class TldrMini(tfds.core.GeneratorBasedBuilder):
                 )
 
 
-def load(config: str, split: str, data_dir) -> tf.data.Dataset:
+def load(config: str, split: str, data_dir: str | None) -> tf.data.Dataset:
     """The rows of one split, in order. The first call writes the dataset under `data_dir`.
 
     `data_dir` may be None, see `tfds_local.data_directory`. Raises UserError if it cannot be

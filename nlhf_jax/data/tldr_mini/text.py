@@ -12,7 +12,7 @@ stuff"). Most summaries have one to three; the flawless one is rare, and better 
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
@@ -106,7 +106,9 @@ def _with_wrong_fact(facts: Facts, manner: Manner, vague: bool, rng) -> Facts:
     return dataclasses.replace(facts, **{name: _pick(rng, others)})
 
 
-def write_summary(facts: Facts, manner: Manner, slips, rng: np.random.Generator) -> str:
+def write_summary(
+    facts: Facts, manner: Manner, slips: Collection[str], rng: np.random.Generator
+) -> str:
     """A summary of `facts` in `manner`, with each of the `slips` (names from `SLIPS`) made once."""
     vague = "vague" in slips
     if "wrong" in slips:
