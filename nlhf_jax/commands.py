@@ -76,6 +76,7 @@ def sample(options: argparse.Namespace) -> None:
     if options.temperature < 0:
         raise UserError(f"--temperature is {options.temperature} but must not be negative")
     prompts = _read_prompts(options.prompts)
+    _import_modules(options.module)
     _configure_jax()
     samples = _jobs().sample(
         checkpoint=options.checkpoint,
@@ -102,6 +103,7 @@ def convert(options: argparse.Namespace) -> None:
 
     from nlhf_jax.jobs.convert import convert
 
+    _import_modules(options.module)
     # Orbax warns that there is nothing to merge where a checkpoint is written without OCDBT.
     logging.getLogger("absl").setLevel(logging.ERROR)
     _configure_jax()
@@ -143,6 +145,17 @@ def data(options: argparse.Namespace) -> None:
     bad = [found.path for found in checks if found.problems]
     if bad:
         raise UserError(f"there are bad lines in {', '.join(bad)}")
+
+
+def _import_modules(names: list[str]) -> None:
+    """Modules that register families of models, from the working directory too."""
+    if names and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(f"--module={name} cannot be imported: {error}") from error
 
 
 def _jobs() -> ModuleType:

@@ -56,7 +56,11 @@ _EXAMPLES = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one job; returns the exit code."""
     try:
-        _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        options = parse(sys.argv[1:] if arguments is None else arguments)
+        if options is None:
+            print(_DESCRIPTION)
+        else:
+            options.start(options)
         sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
@@ -78,12 +82,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
 
 
-def _dispatch(arguments: list[str]) -> None:
+def parse(arguments: Sequence[str]) -> argparse.Namespace | None:
+    """A job's options, with `start`, the function that takes them; None if help is asked for.
+
+    Raises UserError for what does not exist.
+    """
     overrides = [argument[len("--gin.") :] for argument in arguments if _is_override(argument)]
     arguments = [argument for argument in arguments if not _is_override(argument)]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_DESCRIPTION)
-        return
+        return None
     job = arguments[0]
     if job not in _EXAMPLES:
         close = difflib.get_close_matches(job, _EXAMPLES, n=1)
@@ -99,7 +106,7 @@ def _dispatch(arguments: list[str]) -> None:
     if overrides and "gin_file" not in options:
         raise UserError(f"nlhf {job} needs no gin file, so --gin.{overrides[0]} says nothing to it")
     options.job, options.overrides = job, overrides
-    options.start(options)
+    return options
 
 
 def _is_override(argument: str) -> bool:
@@ -173,6 +180,7 @@ def _sample_parser() -> _Parser:
     add("--num_samples", type=int, default=1, metavar="N", help="responses per prompt (1)")
     add("--temperature", type=float, default=1.0, metavar="T", help="0 is greedy (1.0)")
     add("--seed", type=int, default=0, metavar="N", help="(0)")
+    _add_modules(parser)
     return parser
 
 
@@ -227,7 +235,18 @@ def _convert_parser() -> _Parser:
         metavar="NAME=N,...",
         help="to nlhf: tokens with EOS, for example inputs=512,targets=64",
     )
+    _add_modules(parser)
     return parser
+
+
+def _add_modules(parser: _Parser) -> None:
+    parser.add_argument(
+        "--module",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="of your own, with the checkpoint's family of models; may be repeated",
+    )
 
 
 def _lengths(text: str) -> dict[str, int]:

@@ -174,9 +174,9 @@ def from_rows(
     Args:
       name: prefix of the tasks.
       vocabulary: path of a SentencePiece model.
-      sft: split's name -> function that yields its `json_lines.Demonstration`s.
-      preferences: the same with `json_lines.Comparison`s.
-      prompts: the same with `json_lines.Prompt`s; by default those of `sft`.
+      sft: the name of each split -> a function that yields its rows, `json_lines.Demonstration`.
+      preferences: the same of `json_lines.Comparison`.
+      prompts: the same of `json_lines.Prompt`; by default those of `sft`.
       short_template: as in `tldr_mini`.
       judge: who the raters are, where they are known exactly.
     """

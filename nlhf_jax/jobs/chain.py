@@ -1,6 +1,6 @@
 """The `run` job: the stages of a chain, each an ordinary job with a gin file of its own.
 
-A chain's gin file lists them; `stage:NAME` is the directory of an earlier stage:
+A chain's gin file lists them; `stage:NAME` is the directory of an earlier stage::
 
     chain.run.macros = {"SEED": %SEED}
     chain.run.stages = [

@@ -55,7 +55,7 @@ def build(description: Mapping[str, Any]) -> LanguageModel:
     settings = dict(description)
     family, module = settings.pop("family", None), settings.pop("module", None)
     if family not in _FAMILIES:
-        hint = f"; import {module}, which registered it" if module else ""
+        hint = f"; {module} registered it: import that, or give --module={module}" if module else ""
         raise UserError(
             f"the model family {family!r} is unknown; there is {', '.join(_FAMILIES)}{hint}"
         )

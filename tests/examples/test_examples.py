@@ -12,7 +12,9 @@ import pytest
 from nlhf_jax import checkpoints
 from nlhf_jax.data.tldr_mini import text as tldr_mini_text
 from nlhf_jax.data.vocabularies import TLDR_MINI_MODEL
+from nlhf_jax.errors import UserError
 from nlhf_jax.main import main
+from nlhf_jax.models import registry
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PARTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
@@ -128,6 +130,17 @@ def test_a_family_of_models(place, capsys):
     files = ("mini/nash_md.gin", "gru_md", "tiny.gin")
     assert run(place, *files, **policy) == 0
     assert checkpoints.load(str(place / "gru_md")).model["family"] == "recurrent"
+    (place / "prompts.txt").write_text("my boss eats my food\n")
+    sample = ["sample", f"--checkpoint={place / 'gru'}", f"--prompts={place / 'prompts.txt'}"]
+    assert main([*sample, "--module=recurrent_model"]) == 0
+    assert '"completion"' in capsys.readouterr().out
+    assert main([*sample, "--module=no_such_module"]) == 2
+    assert "--module=no_such_module cannot be imported" in capsys.readouterr().err
+
+
+def test_a_family_that_nobody_registered_is_named_with_its_module():
+    with pytest.raises(UserError, match="'rwkv' is unknown; .* give --module=my_models"):
+        registry.build({"family": "rwkv", "module": "my_models", "width": 3})
 
 
 def test_a_data_source(place):
