@@ -8,6 +8,20 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'__version__ = "(.*)"', (ROOT / "nlhf_jax/__init__.py").read_text())[1]
 
+DOCS = ["sphinx>=8", "myst-parser>=4"]
+TEST = [
+    "pytest>=8",
+    "pytest-xdist>=3.5",
+    "nbclient>=0.10",  # runs the notebooks
+    "ipykernel>=6.29",
+    "safetensors>=0.5",  # its own library checks our reader and writer
+    "dill>=0.3",  # tfds.testing imports these two
+    "importlib_resources>=6",
+    "ruff>=0.15",
+    "mypy>=1.18",
+    *DOCS,  # they are built in a test
+]
+
 setup(
     name="nlhf_jax",
     version=VERSION,
@@ -59,14 +73,8 @@ setup(
         # Not in the package registry; optional everywhere.
         "t5x": ["t5x @ git+https://github.com/google-research/t5x.git"],
         "notebook": ["jupyterlab>=4.2"],
-        "test": [
-            "pytest>=8",
-            "pytest-xdist>=3.5",
-            "nbclient>=0.10",  # runs the notebooks
-            "ipykernel>=6.29",
-            "safetensors>=0.5",  # its own library checks our reader and writer
-            "dill>=0.3",  # tfds.testing imports these two
-            "importlib_resources>=6",
-        ],
+        "docs": DOCS,
+        "test": TEST,
+        "dev": [*TEST, "pre-commit>=3.7"],
     },
 )
