@@ -80,7 +80,7 @@ def rollout(
     return jax.lax.while_loop(unfinished, step, state)[3]
 
 
-def sample(
+def sample_responses(
     model: LanguageModel,
     params: PyTree,
     inputs: jax.Array,

@@ -46,7 +46,7 @@ class Preempted(Exception):
     exit_code = 128 + signal.SIGTERM  # As a shell says it; 0 would mean that the run is complete.
 
 
-def train(
+def training_loop(
     learner: Any,
     batches: Batches,
     *,
@@ -209,7 +209,7 @@ class _Run:
         self, step: int, state: Any, eval_batches: Iterable[Mapping[str, np.ndarray]]
     ) -> dict[str, float]:
         self._clock.lap("train")
-        found = evaluate(self._learner, state, eval_batches)
+        found = mean_metrics(self._learner, state, eval_batches)
         if found:
             self._writer.write(step, "validation", found)
         self._clock.lap("evaluate")
@@ -240,7 +240,7 @@ class _Run:
         self.progress.message(f"{self._steps} steps in {took}{last}")
 
 
-def evaluate(
+def mean_metrics(
     learner: Any, state: Any, eval_batches: Iterable[Mapping[str, np.ndarray]]
 ) -> dict[str, float]:
     """The mean of every evaluation metric over all valid rows; empty where there are no batches."""

@@ -12,7 +12,7 @@ from nlhf_jax import opponents
 from nlhf_jax.models.language_model import response_mask
 from nlhf_jax.models.t5 import T5
 from nlhf_jax.opponents import POLICY
-from nlhf_jax.rollout import rollout, sample
+from nlhf_jax.rollout import rollout, sample_responses
 from nlhf_jax.studies.sequences import mixture_log_probs, responses
 from tests import tiny
 
@@ -100,7 +100,7 @@ def test_temperature_zero_takes_the_most_likely_token():
 
     @jax.jit
     def greedy(params):
-        responses = sample(network, params, texts, jax.random.key(0), 8, temperature=0.0)
+        responses = sample_responses(network, params, texts, jax.random.key(0), 8, temperature=0.0)
         return responses, network.logits(params, network.encode(params, texts), responses)
 
     responses, logits = greedy(tiny.params(network, 1))
@@ -175,7 +175,9 @@ def test_decoding_ends_when_every_response_has_ended():
     for length in (40, 80):
         network.steps = 0
         run = jax.jit(
-            lambda params, length=length: sample(network, params, texts, jax.random.key(0), length)
+            lambda params, length=length: sample_responses(
+                network, params, texts, jax.random.key(0), length
+            )
         )
         responses = np.asarray(run(SETS["policy"]))
         jax.effects_barrier()

@@ -16,7 +16,7 @@ import pytest
 
 from nlhf_jax import checkpoints
 from nlhf_jax.errors import UserError
-from nlhf_jax.train import Preempted, TrainingDiverged, evaluate
+from nlhf_jax.train import Preempted, TrainingDiverged, mean_metrics
 from tests.tiny_learner import (
     LinearBatches,
     LinearLearner,
@@ -149,8 +149,8 @@ def validation(rows, valid=None):
 def test_evaluation_is_the_mean_over_valid_rows_of_all_batches(tmp_path):
     learner = default_learner()
     state = learner.init()
-    whole = evaluate(learner, state, [validation(16, valid=11)])
-    split = evaluate(
+    whole = mean_metrics(learner, state, [validation(16, valid=11)])
+    split = mean_metrics(
         learner,
         state,
         [

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 from nlhf_jax.checkpoints import describe
-from nlhf_jax.train import train
+from nlhf_jax.train import training_loop
 
 FEATURES = 64
 DESCRIPTION = describe(
@@ -147,7 +147,7 @@ def run(workdir, steps, batches=None, learner=None, **settings):
         "keep_checkpoints": 2,
         "description": DESCRIPTION,
     } | settings
-    return train(
+    return training_loop(
         learner or default_learner(),
         batches or LinearBatches(),
         workdir=workdir,

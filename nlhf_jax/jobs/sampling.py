@@ -8,7 +8,7 @@ import numpy as np
 from nlhf_jax.checkpoints.networks import load_network
 from nlhf_jax.data.vocabularies import Vocabulary
 from nlhf_jax.errors import UserError
-from nlhf_jax.rollout import sample as sample_responses
+from nlhf_jax.rollout import sample_responses
 from nlhf_jax.sharding import Partitioner
 
 

@@ -23,7 +23,7 @@ from nlhf_jax.evaluation.tournament import Player, play
 from nlhf_jax.evaluation.votes import RaterAccuracy, rater_accuracy
 from nlhf_jax.metrics import Progress
 from nlhf_jax.models.language_model import LanguageModel, response_mask, token_log_probs
-from nlhf_jax.rollout import sample as sample_responses
+from nlhf_jax.rollout import sample_responses
 from nlhf_jax.sharding import Partitioner
 
 

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 import numpy as np
 import optax
 
-from nlhf_jax import train as loop
 from nlhf_jax.checkpoints.description import describe
 from nlhf_jax.data.datasets import Dataset
 from nlhf_jax.errors import UserError
 from nlhf_jax.jobs import builders
 from nlhf_jax.sharding import Partitioner
+from nlhf_jax.train import training_loop
 
 # The seqio task that each kind of learner trains on.
 _TASKS = {
@@ -93,7 +93,7 @@ def train(
     counts = {f"truncated_{name}": count for name, count in examples.truncated.items()}
     rater = getattr(built, "rater", None)
     described = rater.description() if rater is not None else {}
-    loop.train(
+    training_loop(
         built,
         _Batches(examples, batch_size, seed),
         workdir=workdir,

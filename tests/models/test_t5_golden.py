@@ -13,7 +13,7 @@ from nlhf_jax.checkpoints.opening import open_checkpoint
 from nlhf_jax.models.language_model import response_mask, token_log_probs
 from nlhf_jax.models.t5 import T5, stack_layers, unstack_layers
 from nlhf_jax.models.t5_layers import T5Config, relative_position_bucket
-from nlhf_jax.rollout import sample
+from nlhf_jax.rollout import sample_responses
 from tests.paths import golden_directory
 
 TOLERANCE = 2e-5
@@ -135,7 +135,7 @@ def test_cached_decoding_gives_t5x_and_teacher_forced_logits(golden, scanned):
 def test_greedy_decodes_are_those_of_t5x(golden):
     model, params, numbers = golden
     length = numbers["greedy_decodes"].shape[1]
-    decodes = sample(
+    decodes = sample_responses(
         model, params, numbers["encoder_input_tokens"], jax.random.key(0), length, temperature=0.0
     )
     np.testing.assert_array_equal(decodes, numbers["greedy_decodes"])

@@ -16,7 +16,7 @@ from nlhf_jax.data.tldr_mini import text as tldr_mini_text
 from nlhf_jax.jobs.convert import convert
 from nlhf_jax.models.t5 import T5
 from nlhf_jax.models.t5_layers import T5Config
-from nlhf_jax.rollout import sample
+from nlhf_jax.rollout import sample_responses
 from tests import tiny
 from tests.checkpoints.interop import tiny_checkpoints
 from tests.tiny import EOS
@@ -203,7 +203,9 @@ def assert_t5x_computes_what_we_do(checkpoint: Path, model: T5, params, scratch:
     real = targets > 0
     # Sums are longer here than in the golden models, where float32's own error is below 2e-5.
     np.testing.assert_allclose(theirs["logits"][real], np.asarray(ours)[real], atol=5e-5)
-    greedy = sample(model, params, inputs, jax.random.key(0), targets.shape[1], temperature=0.0)
+    greedy = sample_responses(
+        model, params, inputs, jax.random.key(0), targets.shape[1], temperature=0.0
+    )
     np.testing.assert_array_equal(theirs["decodes"], greedy)
 
 

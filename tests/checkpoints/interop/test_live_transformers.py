@@ -10,7 +10,7 @@ import pytest
 from nlhf_jax.data.tldr_mini import text as tldr_mini_text
 from nlhf_jax.data.vocabularies import tldr_mini_vocabulary
 from nlhf_jax.jobs.convert import convert
-from nlhf_jax.rollout import sample
+from nlhf_jax.rollout import sample_responses
 from tests import tiny
 from tests.checkpoints.interop import tiny_checkpoints
 from tests.tiny import EOS
@@ -85,7 +85,7 @@ def test_transformers_computes_our_logits(exported, inputs):
 
 def test_transformers_generates_our_greedy_decodes(exported, inputs):
     directory, network, params = exported
-    ours = sample(network, params, inputs, jax.random.key(0), LENGTH, temperature=0.0)
+    ours = sample_responses(network, params, inputs, jax.random.key(0), LENGTH, temperature=0.0)
     with torch.no_grad():
         # Start, end and padding are the directory's: generation_config.json.
         theirs = load(directory).generate(**as_torch(inputs), max_new_tokens=LENGTH)
