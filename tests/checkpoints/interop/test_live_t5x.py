@@ -24,7 +24,7 @@ from tests.tiny import EOS
 # Each run of T5X takes half a minute; nothing else uses gin_configs/t5x as T5X does.
 pytestmark = pytest.mark.slow
 
-GIN_CONFIGS = Path(__file__).resolve().parents[2] / "gin_configs"
+GIN_CONFIGS = Path(__file__).resolve().parents[3] / "gin_configs"
 LENGTHS = {"inputs": 32, "targets": 14}
 RATER_LENGTHS = {"inputs": 72, "targets": 8}
 

@@ -13,7 +13,7 @@ import pytest
 from tests import tiny
 from tests.checkpoints.interop.tiny_checkpoints import model, write
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 # Counts what is read of the files, and compares its part of each parameter with all of it.
 PROGRAM = """
