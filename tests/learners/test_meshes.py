@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nlhf_jax.models.t5 import unstack_layers
-from nlhf_jax.rollout import sample
+from nlhf_jax.rollout import sample_responses
 from tests import tiny
 
 STEPS = 10
@@ -99,7 +99,7 @@ def test_all_meshes_sample_the_same_tokens():
 
         def run(params, inputs, partitioner=partitioner):
             with partitioner.activate():
-                return sample(network, params, inputs, jax.random.key(0), 16)
+                return sample_responses(network, params, inputs, jax.random.key(0), 16)
 
         placed = tiny.placed(partitioner, network, values)
         found.append(np.asarray(jax.jit(run)(placed, partitioner.place_batch(inputs)["inputs"])))
