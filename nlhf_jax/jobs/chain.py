@@ -6,8 +6,8 @@ A chain's gin file lists them; `stage:NAME` is the directory of an earlier stage
     chain.run.stages = [
         {"name": "sft", "job": "train", "gin_file": "runs/sft.gin",
          "macros": {"TRAIN_STEPS": %SFT_STEPS}},
-        {"name": "nash_md", "job": "train", "gin_file": "runs/policy.gin",
-         "macros": {"INITIAL_CHECKPOINT": "stage:sft", "OPPONENT": "nash_md"}},
+        {"name": "nash_md", "job": "train", "gin_file": "runs/nash_md.gin",
+         "macros": {"INITIAL_CHECKPOINT": "stage:sft"}},
         {"name": "report", "job": "report"},
     ]
 
