@@ -60,8 +60,7 @@ setup(
         "tensorflow>=2.20",  # data only; the core imports without it
         "tensorflow-text>=2.20",
         "tensorflow-datasets>=4.9.9",
-        "tensorboardX>=2.6.2",  # event files without TensorFlow, purged after a resume
-        "tensorboard>=2.20",  # shows them
+        "tensorboard>=2.20",
         "matplotlib>=3.9",
         "rouge-score>=0.1.2",
         "jinja2>=3.1",  # the report's page

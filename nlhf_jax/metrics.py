@@ -2,13 +2,16 @@
 
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TextIO
 
-from tensorboardX import SummaryWriter
+# TensorBoard's own protocol buffers and record format; its EventFileWriter would import TensorFlow.
+from tensorboard.compat.proto import event_pb2, summary_pb2
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from nlhf_jax.files import write_whole
 
@@ -35,11 +38,9 @@ class MetricWriter:
         path = directory / FILE_NAME
         _drop_lines_after(path, restored_step)
         self._lines = path.open("a", encoding="utf-8")
-        # TensorBoard drops what earlier files have from the purged step on.
-        purged = restored_step + 1 if restored_step else None
-        # Names count seconds; nanoseconds keep two attempts within one second apart, in order.
-        suffix = f".{time.time_ns()}.{os.getpid()}"
-        self._events = SummaryWriter(str(directory), purge_step=purged, filename_suffix=suffix)
+        self._events = _EventFile(directory)
+        if restored_step:
+            self._events.forget_after(restored_step)
 
     def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """Writes the metrics of `split` ("train", "validation", ...) at `step`."""
@@ -48,9 +49,7 @@ class MetricWriter:
         line = json.dumps({"step": step, "split": split, **finite}, allow_nan=False)
         self._lines.write(line + "\n")
         self._lines.flush()
-        for name, value in values.items():
-            self._events.add_scalar(f"{split}/{name}", value, step)
-        self._events.flush()
+        self._events.scalars(step, {f"{split}/{name}": value for name, value in values.items()})
 
     def close(self) -> None:
         self._lines.close()
@@ -73,6 +72,34 @@ def _drop_lines_after(path: Path, step: int) -> None:
         except (ValueError, KeyError, TypeError):
             continue
     write_whole(path, "".join(kept))
+
+
+class _EventFile:
+    """A TensorBoard event file."""
+
+    def __init__(self, directory: Path):
+        # Nanoseconds keep two attempts within one second apart; TensorBoard sorts by the number.
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self._records = RecordWriter((directory / name).open("wb"))
+        self._write(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        summary = summary_pb2.Summary(
+            value=[summary_pb2.Summary.Value(tag=tag, simple_value=v) for tag, v in values.items()]
+        )
+        self._write(event_pb2.Event(wall_time=time.time(), step=step, summary=summary))
+
+    def forget_after(self, step: int) -> None:
+        """TensorBoard drops the events of earlier files whose step is after `step`."""
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(event_pb2.Event(wall_time=time.time(), step=step + 1, session_log=start))
+
+    def close(self) -> None:
+        self._records.close()
+
+    def _write(self, event: event_pb2.Event) -> None:
+        self._records.write(event.SerializeToString())
+        self._records.flush()
 
 
 class Progress:

@@ -71,6 +71,19 @@ def test_tensorboard_reads_the_events_and_forgets_what_was_done_again(tmp_path, 
     ]
 
 
+def test_what_was_written_is_on_disk_whatever_happens_to_the_process_then(tmp_path):
+    """A resume does not write again what a saved step has; events must not wait in a thread."""
+    program = (
+        "import os, signal; from nlhf_jax.metrics import MetricWriter\n"
+        f"writer = MetricWriter({str(tmp_path)!r})\n"
+        "for step in (10, 20, 30): writer.write(step, 'train', {'loss': float(step)})\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=False)
+    (events,) = tmp_path.glob("events.*")
+    assert len(lines(tmp_path)) == 3 and events.read_bytes().count(b"train/loss") == 3
+
+
 def test_writing_metrics_does_not_import_tensorflow(tmp_path):
     program = (
         "import sys; from nlhf_jax.metrics import MetricWriter\n"
