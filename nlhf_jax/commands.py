@@ -10,9 +10,10 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 from typing import TextIO
+
+from etils import epath
 
 from nlhf_jax.errors import UserError
 
@@ -187,7 +188,7 @@ def _read_prompts(path: str | None) -> list[str]:
 
     name = path or "standard input"
     try:
-        content = sys.stdin.buffer.read() if path is None else Path(path).read_bytes()
+        content = sys.stdin.buffer.read() if path is None else epath.Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read the prompts in {path}: {error.strerror}") from error
     lines = content.splitlines()
@@ -209,7 +210,7 @@ def _output(path: str | None) -> Iterator[TextIO]:
     if path is None:
         yield sys.stdout
         return
-    partial = Path(path).with_name(Path(path).name + ".partial")
+    partial = epath.Path(f"{path}.partial")
     try:
         stream = partial.open("w", encoding="utf-8")
     except OSError as error:
@@ -217,6 +218,6 @@ def _output(path: str | None) -> Iterator[TextIO]:
     try:
         with stream:
             yield stream
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -6,8 +6,9 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TextIO
+
+from etils import epath
 
 # TensorBoard's own protocol buffers and record format; its EventFileWriter would import TensorFlow.
 from tensorboard.compat.proto import event_pb2, summary_pb2
@@ -33,12 +34,12 @@ class MetricWriter:
     """
 
     def __init__(self, directory: str | os.PathLike, restored_step: int = 0):
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / FILE_NAME
+        place = epath.Path(directory)
+        place.mkdir(parents=True, exist_ok=True)
+        path = place / FILE_NAME
         _drop_lines_after(path, restored_step)
         self._lines = path.open("a", encoding="utf-8")
-        self._events = _EventFile(directory)
+        self._events = _EventFile(place)
         if restored_step:
             self._events.forget_after(restored_step)
 
@@ -60,7 +61,7 @@ def _is_finite(value: float) -> bool:
     return value - value == 0.0
 
 
-def _drop_lines_after(path: Path, step: int) -> None:
+def _drop_lines_after(path: epath.Path, step: int) -> None:
     """Keeps the whole lines up to `step`; a line that a kill cut short goes too."""
     if not path.exists():
         return
@@ -77,7 +78,7 @@ def _drop_lines_after(path: Path, step: int) -> None:
 class _EventFile:
     """A TensorBoard event file."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: epath.Path):
         # Nanoseconds keep two attempts within one second apart; TensorBoard sorts by the number.
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
         self._records = RecordWriter((directory / name).open("wb"))

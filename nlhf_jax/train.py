@@ -12,12 +12,12 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from nlhf_jax.checkpoints import Checkpoints
 from nlhf_jax.errors import UserError
@@ -96,7 +96,7 @@ def training_loop(
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(os.fspath(workdir), keep_checkpoints, best_metric, best_mode)
         stack.callback(checkpoints.close)
-        run = _Run(learner, Path(workdir), steps, description, checkpoints, stack)
+        run = _Run(learner, epath.Path(workdir), steps, description, checkpoints, stack)
         state, first_step = run.start()
         if first_step == steps:
             run.progress.message(f"has all its {steps} steps already")
@@ -141,7 +141,7 @@ class _Run:
     def __init__(
         self,
         learner: Any,
-        workdir: Path,
+        workdir: epath.Path,
         steps: int,
         description: Mapping[str, Any],
         checkpoints: Checkpoints,
@@ -333,7 +333,7 @@ class _Clock:
 
 
 def _write_timing(
-    workdir: Path, started: float, first_step: int, steps: int, clock: _Clock
+    workdir: epath.Path, started: float, first_step: int, steps: int, clock: _Clock
 ) -> None:
     """Timing of this attempt; "compile" is the first step, which compiles and then runs."""
     timed_steps = steps - first_step - 1

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import gin
+from etils import epath
 from gin import config as gin_config
 
 from nlhf_jax.configuration import earlier_names
@@ -105,7 +106,7 @@ def run(function: Callable[..., Any], workdir: str | os.PathLike, **arguments: A
     check_arguments(function, {"workdir", *arguments})
     write(workdir)
     result = _configured(function)(workdir=workdir, **arguments)
-    write_whole(Path(workdir) / FILE_NAME, gin.operative_config_str())
+    write_whole(epath.Path(workdir) / FILE_NAME, gin.operative_config_str())
     return result
 
 
@@ -117,7 +118,7 @@ def arguments(function: Callable[..., Any], given: Sequence[str]) -> dict[str, A
 
 def write(workdir: str | os.PathLike) -> None:
     """Writes the configuration to `workdir/config.gin`."""
-    write_whole(Path(workdir) / FILE_NAME, text())
+    write_whole(epath.Path(workdir) / FILE_NAME, text())
 
 
 def text() -> str:

@@ -3,9 +3,9 @@
 import dataclasses
 import json
 import os
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 
 from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation.statistics import Estimate, Standing, WinRates
@@ -174,7 +174,7 @@ class TournamentResult:
     def load(cls, path: str | os.PathLike) -> "TournamentResult":
         """Reads what `save` wrote; raises UserError naming the file if it is something else."""
         try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+            return cls.from_json(epath.Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"cannot read the tournament {path}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError) as error:

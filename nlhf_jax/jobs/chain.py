@@ -29,8 +29,9 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from nlhf_jax import configuration
 from nlhf_jax.errors import UserError
@@ -105,15 +106,15 @@ def run(
         looked at before the first one runs.
     """
     started = time.time()
-    workdir = Path(workdir)
+    root = epath.Path(workdir)
     parsed = _with_shared_macros(_parse_stages(stages), macros or {}, search_paths)
     by_stage = _split_overrides(overrides, [stage.name for stage in parsed])
     plans: dict[str, _Plan] = {}
     for stage in parsed:
         plans[stage.name] = _plan(stage, plans, by_stage[stage.name], search_paths)
-    markers = {name: _read_marker(workdir / name / _MARKER) for name in plans}
+    markers = {name: _read_marker(root / name / _MARKER) for name in plans}
     for name, plan in plans.items():
-        _check_unchanged(workdir / name, plan, markers, plans)
+        _check_unchanged(root / name, plan, markers, plans)
 
     times: list[dict[str, Any]] = []
     for number, (name, plan) in enumerate(plans.items(), start=1):
@@ -123,14 +124,14 @@ def run(
             print(f"{title}: complete already", flush=True)
         else:
             print(f"{title}: starts", flush=True)
-            seconds = _run_stage(workdir, plan, by_stage[name], search_paths)
+            seconds = _run_stage(root, plan, by_stage[name], search_paths)
             print(f"{title}: done in {duration(seconds)}", flush=True)
         times.append({"name": name, "job": plan.stage.job, "seconds": seconds})
         total = {"started": started, "seconds": round(time.time() - started, 3), "stages": times}
-        write_json(workdir / _TIMES, total)
+        write_json(root / _TIMES, total)
     print(_table(times))
-    if (workdir / REPORT).exists():
-        print(f"report: {workdir / REPORT}")
+    if (root / REPORT).exists():
+        print(f"report: {root / REPORT}")
 
 
 # --- what the stages are -------------------------------------------------------------------------
@@ -264,7 +265,7 @@ def _stage_of(reference: str) -> str:
 
 
 def _run_stage(
-    workdir: Path, plan: _Plan, overrides: Sequence[str], search_paths: Sequence[str]
+    workdir: epath.Path, plan: _Plan, overrides: Sequence[str], search_paths: Sequence[str]
 ) -> float:
     """Runs a stage to its end, marks it complete, and returns the seconds that took."""
     stage, directory = plan.stage, workdir / plan.stage.name
@@ -307,7 +308,7 @@ def _forget_programs() -> None:
 # --- what a directory says of its stage ----------------------------------------------------------
 
 
-def _read_marker(path: Path) -> dict[str, Any]:
+def _read_marker(path: epath.Path) -> dict[str, Any]:
     """What `_run_stage` wrote: "seconds" is there if the stage is complete; {} if not begun."""
     if not path.exists():
         return {}
@@ -320,7 +321,7 @@ def _read_marker(path: Path) -> dict[str, Any]:
 
 
 def _check_unchanged(
-    directory: Path,
+    directory: epath.Path,
     plan: _Plan,
     markers: Mapping[str, Mapping[str, Any]],
     plans: Mapping[str, _Plan],

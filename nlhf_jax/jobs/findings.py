@@ -1,9 +1,9 @@
 """The `games` job of a chain: computes findings and keeps them for the report."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import jax
+from etils import epath
 
 from nlhf_jax.metrics import Progress
 from nlhf_jax.report import findings as files
@@ -18,7 +18,7 @@ def games(workdir: str, findings: Sequence[Callable[..., Finding]]) -> None:
       findings: functions of `run`, the name that figures carry, such as those of
         `nlhf_jax.games.solver_findings`; gin sets their other arguments.
     """
-    directory = Path(workdir)
+    directory = epath.Path(workdir)
     progress = Progress(directory.name, len(findings))
     found = []
     for number, compute in enumerate(findings, start=1):

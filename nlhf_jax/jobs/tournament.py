@@ -3,10 +3,10 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 import jax
 import numpy as np
+from etils import epath
 
 from nlhf_jax.checkpoints.networks import Network, load_network
 from nlhf_jax.data.batches import Examples
@@ -71,7 +71,7 @@ def evaluate(
     hall = _Hall(data, partitioner, feature_lengths, batch_size, seed, compute_dtype)
     if judge is None:
         judge = hall.judge(rater_checkpoint)
-    progress = Progress(Path(workdir).name, len(players))
+    progress = Progress(epath.Path(workdir).name, len(players))
     progress.status("measures the raters on votes")
     # Before the responses are sampled: a rater that is none is found out at once.
     measured = hall.measure(raters or {}, split)
@@ -93,7 +93,7 @@ def evaluate(
         seed=seed,
     )
     result = dataclasses.replace(result, raters=measured)
-    result.save(Path(workdir) / "tournament.json")
+    result.save(epath.Path(workdir) / "tournament.json")
     for warning in warnings(result):
         progress.message(f"warning: {warning}")
     progress.close()

@@ -3,7 +3,8 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+
+from etils import epath
 
 from nlhf_jax.data import json_lines, templates, vocabularies
 from nlhf_jax.data.tldr_mini import text as tldr_mini_text
@@ -26,7 +27,7 @@ def train_vocabulary(workdir: str, files: Mapping[str, str], size: int) -> None:
       files: path -> kind, "sft", "preferences" or "prompts".
       size: pieces, at most.
     """
-    train_from_files(files, Path(workdir) / "vocabulary.model", size)
+    train_from_files(files, epath.Path(workdir) / "vocabulary.model", size)
 
 
 def train_from_files(files: Mapping[str, str], path: str | os.PathLike, size: int) -> Vocabulary:

@@ -15,9 +15,9 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 
 from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation import results
@@ -76,7 +76,7 @@ class Report:
     figures: Mapping[str, bytes]
 
 
-def read_report(workdir: Path) -> Report:
+def read_report(workdir: epath.Path) -> Report:
     """Reads a work directory and draws its figures."""
     if not workdir.is_dir():
         raise UserError(f"there is no work directory {workdir}")
@@ -175,7 +175,7 @@ def shares_of_population(result: TournamentResult) -> list[float] | None:
     return [rater.accuracy.value / ceiling.accuracy.value for rater in result.raters]
 
 
-def _read_stages(workdir: Path) -> tuple[Stage, ...]:
+def _read_stages(workdir: epath.Path) -> tuple[Stage, ...]:
     found = []
     for directory in (workdir, *sorted(path for path in workdir.iterdir() if path.is_dir())):
         metrics, timing = directory / "metrics.jsonl", directory / "timing.json"
@@ -196,14 +196,14 @@ def _read_stages(workdir: Path) -> tuple[Stage, ...]:
     return tuple(stage for _, stage in sorted(found, key=lambda pair: pair[0]))
 
 
-def _read_metrics(path: Path) -> tuple[dict[str, dict[str, plots.Curve]], dict[str, float]]:
+def _read_metrics(path: epath.Path) -> tuple[dict[str, dict[str, plots.Curve]], dict[str, float]]:
     """Curves (metric -> split -> curve) and the numbers about the data.
 
     Of a step that was logged again after a restart, the later values count.
     """
     values: dict[str, dict[str, dict[int, float]]] = {}
     data: dict[str, float] = {}
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -241,7 +241,7 @@ def _rank(metric: str) -> tuple[int, str]:
 _TIMES = (("started", float), ("seconds", float), ("steps", int), ("steps_per_second", float))
 
 
-def _read_timing(path: Path) -> dict:
+def _read_timing(path: epath.Path) -> dict:
     try:
         times = json.loads(path.read_text(encoding="utf-8"))
         return {name: kind(times[name]) for name, kind in _TIMES if times.get(name) is not None}

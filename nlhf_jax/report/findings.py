@@ -3,8 +3,9 @@
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from nlhf_jax.errors import UserError
 from nlhf_jax.files import write_json, write_whole
@@ -36,7 +37,7 @@ class Finding:
         return self.png
 
 
-def save(directory: Path, findings: Sequence[Finding]) -> None:
+def save(directory: epath.Path, findings: Sequence[Finding]) -> None:
     """Writes `directory/findings.json` and `directory/figures/NAME.png`, the JSON last."""
     (directory / "figures").mkdir(parents=True, exist_ok=True)
     entries = []
@@ -47,7 +48,7 @@ def save(directory: Path, findings: Sequence[Finding]) -> None:
     write_json(directory / FILE_NAME, {"findings": entries})
 
 
-def load(directory: Path) -> tuple[Finding, ...]:
+def load(directory: epath.Path) -> tuple[Finding, ...]:
     """What `save` wrote; nothing if there is no `findings.json`.
 
     Raises:
@@ -69,5 +70,5 @@ def load(directory: Path) -> tuple[Finding, ...]:
         ) from error
 
 
-def _figure(directory: Path, name: str) -> Path:
+def _figure(directory: epath.Path, name: str) -> epath.Path:
     return directory / "figures" / f"{name}.png"

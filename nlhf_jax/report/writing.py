@@ -4,7 +4,8 @@ import csv
 import io
 import json
 import os
-from pathlib import Path
+
+from etils import epath
 
 from nlhf_jax.evaluation.results import TournamentResult
 from nlhf_jax.files import write_whole
@@ -15,7 +16,9 @@ from nlhf_jax.report.contents import Report, read_report
 _SPLITS = ("train", "validation")
 
 
-def write_report(workdir: str | os.PathLike, out_dir: str | os.PathLike | None = None) -> Path:
+def write_report(
+    workdir: str | os.PathLike, out_dir: str | os.PathLike | None = None
+) -> epath.Path:
     """Writes report.html, .json, .csv and .md, and figures/*.png; returns the path of report.html.
 
     Every file replaces an earlier one as a whole, report.html last.
@@ -28,18 +31,18 @@ def write_report(workdir: str | os.PathLike, out_dir: str | os.PathLike | None =
       UserError: the directory is missing or holds nothing to report, or a file in it cannot be
         read.
     """
-    workdir = Path(workdir)
-    out_dir = workdir if out_dir is None else Path(out_dir)
-    report = read_report(workdir)
-    (out_dir / "figures").mkdir(parents=True, exist_ok=True)
+    source = epath.Path(workdir)
+    target = source if out_dir is None else epath.Path(out_dir)
+    report = read_report(source)
+    (target / "figures").mkdir(parents=True, exist_ok=True)
     for name, image in report.figures.items():
-        write_whole(out_dir / "figures" / name, image)
+        write_whole(target / "figures" / name, image)
     if report.tournament is not None:
-        write_whole(out_dir / "report.csv", _csv(report.tournament))
-    write_whole(out_dir / "report.json", _json(report))
-    write_whole(out_dir / "report.md", render_markdown.render(report))
-    write_whole(out_dir / "report.html", render_html.render(report))
-    return out_dir / "report.html"
+        write_whole(target / "report.csv", _csv(report.tournament))
+    write_whole(target / "report.json", _json(report))
+    write_whole(target / "report.md", render_markdown.render(report))
+    write_whole(target / "report.html", render_html.render(report))
+    return target / "report.html"
 
 
 def _json(report: Report) -> str:
