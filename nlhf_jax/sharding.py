@@ -84,6 +84,15 @@ class Partitioner:
         )
 
     @property
+    def batch_shares(self) -> int:
+        """In how many parts a batch is cut."""
+        return math.prod(self.mesh.shape[axis] for axis in LOGICAL_AXIS_RULES["batch"])
+
+    def whole_shares(self, rows: int) -> int:
+        """The fewest rows, at least `rows`, that all parts of a batch have equally many of."""
+        return -(-rows // self.batch_shares) * self.batch_shares
+
+    @property
     def replicated(self) -> NamedSharding:
         return NamedSharding(self.mesh, PartitionSpec())
 
@@ -96,7 +105,17 @@ class Partitioner:
         return jax.tree.map(lambda array: _place(array, self.replicated), tree)
 
     def place_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """Arrays `[batch, ...]` of the whole, global batch, cut along their first dimension."""
+        """Arrays `[batch, ...]` of the whole, global batch, cut along their first dimension.
+
+        Raises ValueError if the parts were not equal: fill the batch up to `whole_shares`, or
+        `replicate` it.
+        """
+        for name, array in batch.items():
+            if len(array) % self.batch_shares:
+                raise ValueError(
+                    f"{name!r} has {len(array)} rows, which {self.batch_shares} devices cannot "
+                    f"share evenly; fill them up to {self.whole_shares(len(array))}"
+                )
         return {
             name: _place(array, self.sharding(("batch",) + (None,) * (array.ndim - 1), array.shape))
             for name, array in batch.items()

@@ -45,6 +45,16 @@ def test_batches_are_cut_along_data_and_fsdp():
     np.testing.assert_array_equal(placed["inputs"], batch["inputs"])
 
 
+def test_a_batch_that_devices_cannot_share_is_refused_and_not_given_whole_to_each():
+    eight, cube = tiny.mesh(*DATA), tiny.mesh(*CUBE)
+    batch = {"inputs": np.ones((100, 5), np.int32)}
+    with pytest.raises(ValueError, match="'inputs' has 100 rows, which 8 devices .* up to 104"):
+        eight.place_batch(batch)
+    assert tiny.part(cube.place_batch(batch)["inputs"]) == (25, 5)
+    assert [eight.whole_shares(rows) for rows in (1, 8, 100)] == [8, 8, 104]
+    assert eight.replicate(batch)["inputs"].sharding.is_fully_replicated
+
+
 def test_caches_are_cut_by_batch_and_heads():
     network = tiny.model(**tiny.MESH_SIZES)
     partitioner = tiny.mesh(*CUBE)

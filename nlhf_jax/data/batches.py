@@ -10,6 +10,7 @@ from nlhf_jax.errors import UserError
 # Which length cuts which feature; the others have a length of their own name.
 _LENGTH_OF = {"chosen": "summary", "rejected": "summary"}
 _ROWS_AT_ONCE = 4096
+_DRAW = 2**32 - 1  # in the place of an epoch's number, which never is as large
 
 
 @functools.lru_cache(maxsize=4)
@@ -44,12 +45,20 @@ class Examples:
         """Raw strings, one a row, of a feature; of `references`, a list of strings a row."""
         return self._texts[name]
 
-    def take(self, rows: int) -> "Examples":
-        """The first `rows` examples, or all if fewer; `truncated` stays that of them all."""
+    def take(self, rows: int, seed: int) -> "Examples":
+        """`rows` examples drawn with `seed`, or all if there are not more; `truncated` stays.
+
+        Not the first ones, since files are often sorted. They stay in the order of their source,
+        and a larger draw has those of a smaller one among its own.
+        """
+        if rows >= len(self):
+            return self
+        drawn = np.random.Generator(np.random.PCG64([seed, _DRAW])).permutation(len(self))
+        kept = np.sort(drawn[:rows])
         return Examples(
-            {name: array[:rows] for name, array in self.arrays.items()},
+            {name: array[kept] for name, array in self.arrays.items()},
             self.truncated,
-            {name: texts[:rows] for name, texts in self._texts.items()},
+            {name: [texts[row] for row in kept] for name, texts in self._texts.items()},
         )
 
     def batch(self, step_index: int, batch_size: int, seed: int) -> dict[str, np.ndarray]:
@@ -66,11 +75,17 @@ class Examples:
             rows[inside] = _epoch_order(len(self), seed, int(epoch))[positions[inside]]
         return {name: array[rows] for name, array in self.arrays.items()}
 
-    def eval_batches(self, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-        """All examples in order, once; `valid` [batch_size] float32 is 0 for rows that fill up."""
+    def eval_batches(
+        self, batch_size: int, rows_of_batch: int | None = None
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """All examples in order, once, `batch_size` in a batch.
+
+        Every batch has `rows_of_batch` rows, by default `batch_size`; `valid`, float32, is 0 for
+        those that fill it up, which stand at its end.
+        """
         for start in range(0, len(self), batch_size):
-            rows = np.arange(start, start + batch_size)
-            valid = rows < len(self)
+            rows = np.arange(start, start + (rows_of_batch or batch_size))
+            valid = rows < min(start + batch_size, len(self))
             rows = np.where(valid, rows, start)
             batch = {name: array[rows] for name, array in self.arrays.items()}
             yield {**batch, "valid": valid.astype(np.float32)}

@@ -94,7 +94,9 @@ class TournamentResult:
 
     `raters` are those whose predictions of votes were measured, the population first if it is known
     exactly. `meta_game` has the policies without the reference; None with fewer than two of
-    them, and in files from before it was measured.
+    them. `seed` is that of the bootstrap, the samples and the prompts, which are `prompts` of the
+    `prompts_in_split`; `temperature` is that of the samples. What a file does not have, because it
+    is older or the players did not come from checkpoints, is None.
     """
 
     judge: str
@@ -106,6 +108,9 @@ class TournamentResult:
     samples: tuple[Sample, ...]
     raters: tuple[RaterAccuracy, ...] = ()
     meta_game: tuple[Standing, ...] | None = None
+    seed: int | None = None
+    prompts_in_split: int | None = None
+    temperature: float | None = None
 
     @property
     def policies(self) -> tuple[str, ...]:
@@ -164,6 +169,7 @@ class TournamentResult:
                 for rater in tree.get("raters", ())
             ),
             meta_game=_read_meta_game(tree.get("meta_game")),
+            **{name: tree.get(name) for name in ("seed", "prompts_in_split", "temperature")},
         )
 
     def save(self, path: str | os.PathLike) -> None:

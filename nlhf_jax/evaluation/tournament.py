@@ -101,6 +101,7 @@ def play(
         intransitivity=_intransitivity(names, rates, scores, responses, policies, judge.votes),
         samples=_samples(prompts, references, responses, policies, against_policies, samples),
         meta_game=_meta_game(rates, scores, len(policies), seed),
+        seed=seed,
     )
 
 

@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -53,15 +55,16 @@ def evaluate(
       data: tasks with `split`.
       partitioner: the mesh.
       feature_lengths: `inputs` and `targets`.
-      num_prompts: from the start of the split; None for all.
+      num_prompts: how many of the split's, drawn with `seed`; None for all.
       batch_size: prompts that are sampled at once.
-      seed: of the samples and the bootstrap.
+      seed: of the prompts that are drawn, the samples and the bootstrap.
       split: of the prompts, and of the votes that `raters` predict.
       rater_checkpoint: a preference or reward model as the judge; None asks the data's own
         population.
       raters: name -> checkpoint of a preference or reward model whose accuracy on votes to measure,
         beside that of the data's own population if it is known; None measures nothing.
-      temperature: of the samples.
+      temperature: of the samples. KL is that of the policy at this temperature from the reference
+        at 1; at 0, where each prompt has one response, it is `-log mu` of that.
       compute_dtype: of activations; None for those of the checkpoints' runs.
       judge: in place of `rater_checkpoint`, any `nlhf_jax.evaluation.judges.Judge`.
 
@@ -78,7 +81,8 @@ def evaluate(
     for rater in measured:
         progress.message(f"{rater.name} agrees with {rater.accuracy.value:.1%} of the votes")
     examples = data.examples("prompts", split, feature_lengths)
-    examples = examples.take(num_prompts or len(examples))
+    in_split = len(examples)
+    examples = examples.take(num_prompts or in_split, seed)
     prompts, references = examples.texts("inputs"), examples.texts("references")
     progress.status("samples the players' responses")
     entries = {}
@@ -92,7 +96,9 @@ def evaluate(
         references=references if references and all(references) else None,
         seed=seed,
     )
-    result = dataclasses.replace(result, raters=measured)
+    result = dataclasses.replace(
+        result, raters=measured, prompts_in_split=in_split, temperature=temperature
+    )
     result.save(epath.Path(workdir) / "tournament.json")
     for warning in warnings(result):
         progress.message(f"warning: {warning}")
@@ -139,7 +145,7 @@ class _Hall:
                 f"{source} is a {network.kind} model and not a preference or reward model"
             )
         judge, ask_of = _NETWORK_JUDGES[network.kind]
-        program = jax.jit(ask_of(network))
+        program = _compiled(self.partitioner, ask_of(network))
 
         def ask(*tokens: np.ndarray) -> jax.Array:
             batch = dict(zip(("text", "first", "second"), tokens, strict=False))
@@ -158,7 +164,7 @@ class _Hall:
             network.model.tokens,
             lengths["text"],
             lengths["summary"],
-            self.batch_size,
+            self.partitioner.whole_shares(self.batch_size),
         )
 
     def measure(self, raters: Mapping[str, str], split: str) -> tuple[RaterAccuracy, ...]:
@@ -192,8 +198,8 @@ class _Hall:
             network = self.load(source)
             architecture = str(network.model.description())
             if architecture not in programs:  # players of one architecture share a program
-                programs[architecture] = _sampling_program(
-                    network.model, base.model, length, temperature
+                programs[architecture] = _compiled(
+                    self.partitioner, _sampling(network.model, base.model, length, temperature)
                 )
             yield name, self._write(network, base, programs[architecture], examples, key)
 
@@ -207,7 +213,8 @@ class _Hall:
     ) -> Player:
         """Samples one player's responses, with their log-probability ratios to the base policy."""
         responses, ratios = [], []
-        for number, batch in enumerate(examples.eval_batches(self.batch_size)):
+        rows = self.partitioner.whole_shares(self.batch_size)
+        for number, batch in enumerate(examples.eval_batches(self.batch_size, rows)):
             inputs = self.partitioner.place_batch({"inputs": batch["inputs"]})["inputs"]
             tokens, ratio = jax.device_get(
                 program(network.params, base.params, inputs, jax.random.fold_in(key, number))
@@ -236,19 +243,35 @@ _NETWORK_JUDGES: dict[str, tuple[type[NetworkJudge], Callable[[Network], Callabl
 }
 
 
-def _sampling_program(
+def _compiled(partitioner: Partitioner, function: Callable) -> Callable:
+    """The function on the mesh: each device works on its rows, and all get the whole result."""
+
+    def run(*arguments: Any) -> Any:
+        with partitioner.activate():
+            return function(*arguments)
+
+    return jax.jit(run, out_shardings=partitioner.replicated)
+
+
+def _sampling(
     policy: LanguageModel, base: LanguageModel, length: int, temperature: float
 ) -> Callable:
-    """(policy's parameters, base's, inputs, key) -> responses `[B, T]` and log ratios `[B]`."""
+    """(policy's parameters, base's, inputs, key) -> responses `[B, T]` and log ratios `[B]`.
+
+    The ratios are of the distribution that was sampled, at `temperature`, and the base's own.
+    """
 
     def run(params, base_params, inputs, key):
         responses = sample_responses(policy, params, inputs, key, length, temperature)
 
-        def log_prob(model, values):
+        def log_prob(model, values, temperature):
+            if temperature == 0:  # all probability is on this response
+                return jnp.zeros(responses.shape[0])
             logits = model.logits(values, model.encode(values, inputs), responses)
             mask = response_mask(responses, model.tokens.eos)
-            return (token_log_probs(logits, responses) * mask).sum(axis=-1)
+            return (token_log_probs(logits / temperature, responses) * mask).sum(axis=-1)
 
-        return responses, log_prob(policy, params) - log_prob(base, base_params)
+        ratios = log_prob(policy, params, temperature) - log_prob(base, base_params, 1.0)
+        return responses, ratios
 
-    return jax.jit(run)
+    return run

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 
 from nlhf_jax.checkpoints.description import describe
+from nlhf_jax.data.batches import Examples
 from nlhf_jax.data.datasets import Dataset
 from nlhf_jax.errors import UserError
 from nlhf_jax.jobs import builders
@@ -29,6 +30,25 @@ class _Batches:
 
     def batch(self, step_index: int) -> dict[str, np.ndarray]:
         return self._examples.batch(step_index, self._batch_size, self._seed)
+
+
+def _check_sizes(
+    train_steps: int, batch_size: int, microbatches: int, partitioner: Partitioner
+) -> None:
+    if batch_size < 1 or batch_size % (partitioner.batch_shares * microbatches):
+        raise UserError(
+            f"BATCH_SIZE is {batch_size} but must be a multiple of the {partitioner.batch_shares} "
+            f"devices that share a batch times MICROBATCHES, {microbatches}"
+        )
+    if train_steps < 1:
+        raise UserError(f"TRAIN_STEPS is {train_steps} but must be at least 1")
+
+
+def _how_drawn(drawn: Examples, held_out: Examples, seed: int) -> dict[str, int]:
+    """What the metrics say of the validation examples if they are not all that there are."""
+    if len(drawn) == len(held_out):
+        return {}
+    return {"validation_examples": len(drawn), "validation_seed": seed}
 
 
 def train(
@@ -65,7 +85,8 @@ def train(
       log_period: steps per line of metrics.
       checkpoint_period: steps between checkpoints.
       eval_period: steps between evaluations; None evaluates after the last step only.
-      eval_examples: how many validation examples; None for all, 0 for no evaluation.
+      eval_examples: how many validation examples, drawn with `seed`; None for all, 0 for no
+        evaluation.
       keep_checkpoints: the latest ones that stay.
       best_metric: a validation metric by which one more checkpoint stays.
       best_mode: "max" or "min".
@@ -74,23 +95,18 @@ def train(
     Raises:
       UserError: settings, data or checkpoints that cannot be used.
     """
-    batch_devices = partitioner.mesh.shape["data"] * partitioner.mesh.shape["fsdp"]
-    if batch_size < 1 or batch_size % (batch_devices * microbatches):
-        raise UserError(
-            f"BATCH_SIZE is {batch_size} but must be a multiple of the {batch_devices} devices "
-            f"that share a batch times MICROBATCHES, {microbatches}"
-        )
-    if train_steps < 1:
-        raise UserError(f"TRAIN_STEPS is {train_steps} but must be at least 1")
+    _check_sizes(train_steps, batch_size, microbatches, partitioner)
     setup = builders.Setup(data, dict(feature_lengths), partitioner, optimizer, seed, microbatches)
     built = learner(setup)
     task = _TASKS[built.kind]
     examples = data.examples(task, "train", feature_lengths)
+    counts = {f"truncated_{name}": count for name, count in examples.truncated.items()}
     evaluation: list[dict[str, np.ndarray]] = []
     if eval_examples != 0:
         held_out = data.examples(task, "validation", feature_lengths)
-        evaluation = list(held_out.take(eval_examples or len(held_out)).eval_batches(batch_size))
-    counts = {f"truncated_{name}": count for name, count in examples.truncated.items()}
+        drawn = held_out.take(eval_examples or len(held_out), seed)
+        evaluation = list(drawn.eval_batches(batch_size))
+        counts |= _how_drawn(drawn, held_out, seed)
     rater = getattr(built, "rater", None)
     described = rater.description() if rater is not None else {}
     training_loop(

@@ -174,7 +174,7 @@ def _policies(result: TournamentResult, report: Report) -> Section:
         Text(
             "Lengths are means per response. ROUGE is F1 against the closest reference, not"
             " stemmed. KL is the mean of log π(y|x) − log μ(y|x) over the sampled responses, ± its"
-            " standard error.",
+            f" standard error.{_tempered(result.temperature)}",
             quiet=True,
         ),
     ]
@@ -185,6 +185,18 @@ def _policies(result: TournamentResult, report: Report) -> Section:
         )
         parts.append(Picture("win_rate_against_kl.png", says, width=44))
     return Section("Policies", parts)
+
+
+def _tempered(temperature: float | None) -> str:
+    """What a temperature other than 1 means for KL."""
+    if temperature in (None, 1):
+        return ""
+    if temperature == 0:
+        return (
+            " At temperature 0 a policy has one response to a prompt, and its KL is the −log μ(y|x)"
+            " of that, μ being at temperature 1."
+        )
+    return f" π is the policy at temperature {temperature:g}, as it was sampled, and μ is at 1."
 
 
 def _player(player: PlayerSummary, result: TournamentResult) -> list[Cell]:
@@ -267,9 +279,14 @@ def _how_judged(result: TournamentResult) -> Section:
         else "Each comparison gives a probability; probabilities are averaged over prompts, and the"
         " intervals come from resampling prompts (bootstrap percentiles)."
     )
+    prompts = f"{result.prompts:,} prompts"
+    if result.prompts_in_split is not None and result.prompts < result.prompts_in_split:
+        prompts += f", drawn from {result.prompts_in_split:,}"
+    if result.seed is not None:
+        prompts += f" (seed {result.seed})"
     sentences = [
-        f"All players answered the same {result.prompts:,} prompts, and every pair was judged on"
-        f" each of them. The judge: {result.judge}. {counted}"
+        f"All players answered the same {prompts}, and every pair was judged on each of them. The"
+        f" judge: {result.judge}. {counted}"
     ]
     if REFERENCE in result.win_rates.names:
         sentences.append(

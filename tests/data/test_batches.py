@@ -58,8 +58,31 @@ def test_evaluation_sees_every_example_once_and_marks_what_fills_up(examples):
     assert seen[valid == 1].tolist() == list(range(1, 11))
 
 
-def test_take_keeps_the_first(examples):
-    taken = examples.take(3)
-    assert len(taken) == 3
-    assert taken.texts("inputs") == ["1", "2", "3"]
-    assert len(examples.take(99)) == 10
+def test_a_batch_may_have_more_rows_than_examples(examples):
+    found = list(examples.eval_batches(4, rows_of_batch=6))
+    assert [len(batch["inputs"]) for batch in found] == [6, 6, 6]
+    kept = [numbers(batch)[: int(batch["valid"].sum())] for batch in found]
+    assert kept == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
+    assert all((np.diff(batch["valid"]) <= 0).all() for batch in found)
+
+
+def test_examples_are_taken_from_all_over_the_file_and_keep_its_order(examples):
+    drawn = [tuple(examples.take(3, seed).texts("inputs")) for seed in range(200)]
+    assert all(len(set(one)) == 3 and list(one) == sorted(one, key=int) for one in drawn)
+    counts = np.bincount([int(text) for one in drawn for text in one], minlength=11)[1:]
+    # Each of the ten is among the three with 3 / 10: 60 times of 200, give or take 4 sigma of 6.5.
+    assert np.all(np.abs(counts - 60) < 26)
+    assert tuple(examples.take(3, 7).texts("inputs")) == drawn[7]
+
+
+def test_what_is_taken_belongs_together_and_grows(examples):
+    three, five = examples.take(3, seed=1), examples.take(5, seed=1)
+    assert three.texts("inputs") == [str(n) for n in numbers(three.arrays)]
+    assert three.arrays["weight"].tolist() == numbers(three.arrays)
+    assert set(three.texts("inputs")) < set(five.texts("inputs"))
+    assert three.truncated == examples.truncated
+
+
+def test_taking_all_changes_nothing(examples):
+    for rows in (10, 99):
+        assert examples.take(rows, seed=5) is examples

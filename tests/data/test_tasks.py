@@ -118,8 +118,8 @@ def test_the_device_packs_exactly_as_the_data_does(mini_tasks, template, lengths
         f"{mini_tasks}_preferences", "validation", {**lengths, "inputs": needed, "targets": 2}
     )
     assert (examples.truncated["text"] > 0) == (lengths["text"] == 25)
-    rows = examples.take(100).arrays
-    text, chosen, rejected = (jnp.asarray(rows[k]) for k in ("text", "chosen", "rejected"))
+    rows = (examples.arrays[name][:100] for name in ("text", "chosen", "rejected"))
+    text, chosen, rejected = map(jnp.asarray, rows)
     for shift, (first, second) in enumerate(((chosen, rejected), (rejected, chosen))):
         device = raters.pack(
             template.segments, {"text": text, "first": first, "second": second}, SpecialTokens()

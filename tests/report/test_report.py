@@ -170,6 +170,20 @@ def test_a_tournament_without_that_game_makes_a_report_without_it(tmp_path):
         assert "Who beats whom" in page and "The game between" not in page
 
 
+def test_the_report_says_which_prompts_were_drawn_and_at_which_temperature(tmp_path):
+    result = write_tournament(tmp_path)
+    path = tmp_path / "tournament" / "tournament.json"
+    for temperature, words in (
+        (0.7, "π is the policy at temperature 0.7, as it was sampled, and μ is at 1."),
+        (0.0, "its KL is the −log μ(y|x) of that"),
+    ):
+        drawn = {"prompts_in_split": 1700, "seed": 3, "temperature": temperature}
+        dataclasses.replace(result, **drawn).save(path)
+        text = Page(write_report(tmp_path).read_text()).text
+        assert words in text
+        assert "the same 6 prompts, drawn from 1,700 (seed 3), and every pair" in text
+
+
 def test_stages_stand_in_the_order_in_which_they_ran(run):
     stages = json.loads((run[0] / "report.json").read_text())["stages"]
     assert [stage["name"] for stage in stages] == ["sft", "a_later_stage"]

@@ -1,0 +1,101 @@
+"""A tournament is the same on every mesh, whatever its number of prompts."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nlhf_jax import jobs
+from nlhf_jax.data import datasets
+from nlhf_jax.data.tldr_mini import text as tldr_mini_text
+from nlhf_jax.data.vocabularies import TLDR_MINI_MODEL
+from nlhf_jax.main import main
+from tests import tiny
+from tests.end_to_end.conftest import LENGTHS, write_lines
+
+MESHES = ((1, 1, 1), (8, 1, 1), (2, 2, 2))
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    """A file of 110 prompts that are sorted, as files often are."""
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    texts = [post.text for post, _ in tldr_mini_text.references("test")][:110]
+    write_lines(path, [{"prompt": text} for text in sorted(texts)])
+    return path
+
+
+def play(workplace, prompts, workdir, mesh, num_prompts, seed=0, **settings):
+    data = datasets.json_lines(
+        str(TLDR_MINI_MODEL),
+        sft={"train": workplace.path("sft.jsonl")},
+        preferences={"train": workplace.path("votes.jsonl")},
+        prompts={"train": str(prompts)},
+        short_template=True,
+    )
+    jobs.evaluate(
+        workdir=str(workdir),
+        players={"A": workplace.path("sft"), "B": workplace.path("sft")},
+        reference=workplace.path("sft"),
+        data=data,
+        partitioner=tiny.mesh(*mesh),
+        feature_lengths=json.loads(LENGTHS),
+        num_prompts=num_prompts,
+        batch_size=100,
+        seed=seed,
+        split="train",
+        temperature=1.0,
+        rater_checkpoint=workplace.path("preference"),
+        **settings,
+    )
+    return json.loads((workdir / "tournament.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_prompts", [100, 105])
+def test_all_meshes_play_the_same_tournament(workplace, prompts, tmp_path, num_prompts):
+    """100 prompts are a batch that 8 devices cannot share evenly; 105 end in one of 5."""
+    one, *others = (
+        play(workplace, prompts, tmp_path / str(number), mesh, num_prompts)
+        for number, mesh in enumerate(MESHES)
+    )
+    assert one["prompts"] == num_prompts
+    for other in others:
+        assert other["samples"][0]["prompt"] == one["samples"][0]["prompt"]
+        for mine, theirs in zip(one["samples"], other["samples"], strict=True):
+            assert mine["responses"] == theirs["responses"]
+        np.testing.assert_allclose(other["win_rates"]["rate"], one["win_rates"]["rate"], atol=1e-6)
+        for mine, theirs in zip(one["players"], other["players"], strict=True):
+            assert (mine["mean_tokens"], mine["distinct"]) == (
+                theirs["mean_tokens"], theirs["distinct"],
+            )  # fmt: skip
+            assert theirs["kl"] == pytest.approx(mine["kl"], abs=1e-4)
+    assert len({text for row in one["samples"] for text in row["responses"].values()}) > 5
+
+
+@pytest.mark.slow
+def test_a_part_of_the_prompts_is_drawn_with_the_seed_and_not_the_first_of_the_file(
+    workplace, prompts, tmp_path
+):
+    in_file = [json.loads(line)["prompt"] for line in prompts.read_text().splitlines()]
+    results = [
+        play(workplace, prompts, tmp_path / str(number), (1, 1, 1), 10, seed)
+        for number, seed in enumerate((0, 0, 1))
+    ]
+    drawn = [[sample["prompt"] for sample in result["samples"]] for result in results]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert max(map(in_file.index, drawn[0])) > 50
+    assert (results[2]["seed"], results[2]["prompts_in_split"]) == (1, 110)
+
+
+@pytest.mark.slow
+def test_validation_is_on_rows_drawn_with_the_seed_which_the_metrics_name(workplace):
+    files = {name: workplace.path("votes.jsonl") for name in ("train", "validation")}
+    arguments = workplace.arguments(
+        "preference", "drawn", f"PREFERENCE_FILES={files}", "EVAL_EXAMPLES=5", "SEED=4", steps=1
+    )
+    assert main(arguments) == 0
+    lines = Path(workplace.path("drawn/metrics.jsonl")).read_text().splitlines()
+    (data,) = [row for row in map(json.loads, lines) if row["split"] == "data"]
+    assert (data["validation_examples"], data["validation_seed"]) == (5, 4)

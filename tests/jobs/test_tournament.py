@@ -1,0 +1,81 @@
+"""What a tournament's programs compute, and what each device has of it."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+from nlhf_jax.jobs import tournament
+from nlhf_jax.models.language_model import response_mask
+from tests import tiny
+
+DATA, CUBE = (8, 1, 1), (2, 2, 2)
+ROWS, LENGTH = 104, 6  # 104 is nothing else's size
+
+
+def sampling(mesh, temperature):
+    """The program, and the policy's and the reference's parameters and prompts on the mesh."""
+    network, partitioner = tiny.model(**tiny.MESH_SIZES), tiny.mesh(*mesh)
+    run = tournament._sampling(network, network, LENGTH, temperature)
+    params = [tiny.placed(partitioner, network, tiny.params(network, seed)) for seed in (1, 2)]
+    inputs = {"inputs": tiny.texts(np.random.default_rng(0), ROWS, 5)}
+    placed = partitioner.place_batch(inputs)["inputs"]
+    return tournament._compiled(partitioner, run), (*params, placed, jax.random.key(3))
+
+
+def arrays_of_all_rows(program: str) -> set[str]:
+    """Types of the arrays in a compiled program that have the whole batch's rows."""
+    return set(re.findall(rf"\b\w+\[(?:\d+,)*{ROWS}(?:,\d+)*\]", program))
+
+
+@pytest.mark.parametrize("mesh", [DATA, CUBE])
+def test_a_device_writes_the_responses_to_its_own_prompts_alone(mesh):
+    program, arguments = sampling(mesh, temperature=1.0)
+    assert tiny.part(arguments[2]) == (ROWS // tiny.mesh(*mesh).batch_shares, 5)
+    compiled = program.lower(*arguments).compile()
+    # Whole are the results that the host fetches, tokens and log ratios, and nothing else.
+    assert arrays_of_all_rows(compiled.as_text()) == {f"s32[{ROWS},{LENGTH}]", f"f32[{ROWS}]"}
+    assert all(one.is_fully_replicated for one in jax.tree.leaves(compiled.output_shardings))
+
+
+@pytest.mark.parametrize("mesh", [DATA, CUBE])
+def test_a_device_judges_its_own_prompts_alone(mesh):
+    network, partitioner = tiny.model(**tiny.MESH_SIZES), tiny.mesh(*mesh)
+    rater = tiny.PreferenceModel(network, tiny.PREFERENCE_TEMPLATE, tiny.LABELS)
+    params = tiny.placed(partitioner, network, tiny.params(network, 3))
+    texts = {name: tiny.texts(np.random.default_rng(0), ROWS, 5) for name in ("x", "y", "z")}
+    program = tournament._compiled(partitioner, rater.probability)
+    compiled = program.lower(params, *partitioner.place_batch(texts).values()).compile()
+    assert arrays_of_all_rows(compiled.as_text()) == {f"f32[{ROWS}]"}
+    assert compiled.output_shardings.is_fully_replicated
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_log_ratios_are_those_of_the_distribution_that_was_sampled(temperature):
+    """The policy's logits over the temperature, as sampled, against the reference at 1."""
+    program, arguments = sampling((1, 1, 1), temperature)
+    responses, ratios = map(np.asarray, program(*arguments))
+    network = tiny.model(**tiny.MESH_SIZES)
+    expected = _log_prob(network, arguments[0], arguments[2], responses, temperature)
+    expected -= _log_prob(network, arguments[1], arguments[2], responses, 1.0)
+    np.testing.assert_allclose(ratios, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_without_temperature_the_ratio_is_the_reference_s_surprise():
+    """The policy has all its probability on the most likely token: its log-probability is 0."""
+    program, arguments = sampling((1, 1, 1), 0)
+    responses, ratios = map(np.asarray, program(*arguments))
+    network = tiny.model(**tiny.MESH_SIZES)
+    expected = -_log_prob(network, arguments[1], arguments[2], responses, 1.0)
+    np.testing.assert_allclose(ratios, expected, rtol=1e-4, atol=1e-4)
+    assert np.all(ratios > 0)
+
+
+def _log_prob(network, params, inputs, responses, temperature):
+    logits = np.asarray(network.logits(params, network.encode(params, inputs), responses))
+    chosen = np.take_along_axis(
+        log_softmax(logits.astype(np.float64) / temperature, axis=-1), responses[..., None], axis=-1
+    )[..., 0]
+    return np.sum(chosen * np.asarray(response_mask(responses, tiny.EOS)), axis=-1)
