@@ -1,7 +1,7 @@
 """The command line: `nlhf JOB --gin_file=... [--gin.NAME=value ...] --workdir=DIR`.
 
 One call is one job. Bad input gets one sentence on stderr and exit code 2; a training that diverged
-exits with 3, one that SIGTERM stopped with 143, Ctrl-C gives 130.
+exits with 3, one that SIGTERM stopped with 143, one that Ctrl-C stopped with 130.
 """
 
 import argparse

@@ -1,11 +1,12 @@
 """What a run says while it goes: metrics to files, progress to the terminal."""
 
 import json
+import math
 import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TextIO
 
 from etils import epath
@@ -31,13 +32,16 @@ class MetricWriter:
       directory: the stage's directory.
       restored_step: the step that the run continues from. What an earlier attempt wrote about later
         steps goes, so that every step stands there once.
+      again: a split that will be written at `restored_step` once more.
     """
 
-    def __init__(self, directory: str | os.PathLike, restored_step: int = 0):
+    def __init__(
+        self, directory: str | os.PathLike, restored_step: int = 0, again: str | None = None
+    ):
         place = epath.Path(directory)
         place.mkdir(parents=True, exist_ok=True)
         path = place / FILE_NAME
-        _drop_lines_after(path, restored_step)
+        _drop_lines_after(path, restored_step, again)
         self._lines = path.open("a", encoding="utf-8")
         self._events = _EventFile(place)
         if restored_step:
@@ -61,18 +65,53 @@ def _is_finite(value: float) -> bool:
     return value - value == 0.0
 
 
-def _drop_lines_after(path: epath.Path, step: int) -> None:
-    """Keeps the whole lines up to `step`; a line that a kill cut short goes too."""
+def _drop_lines_after(path: epath.Path, step: int, again: str | None) -> None:
+    """Keeps the whole lines up to `step`, but that of the split `again` there.
+
+    A line that a kill cut short goes too.
+    """
     if not path.exists():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         try:
-            if line.endswith("\n") and json.loads(line)["step"] <= step:
-                kept.append(line)
+            if line.endswith("\n"):
+                row = json.loads(line)
+                if row["step"] < step or (row["step"] == step and row["split"] != again):
+                    kept.append(line)
         except (ValueError, KeyError, TypeError):
             continue
     write_whole(path, "".join(kept))
+
+
+class RunningMeans:
+    """Means of metrics over steps, with the same bits where another process carries them on.
+
+    Args:
+      carried: what `to_json` gave; None for no steps yet.
+    """
+
+    def __init__(self, carried: Mapping[str, Sequence[float]] | None = None):
+        self._sums = {name: (total, count) for name, (total, count) in (carried or {}).items()}
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Takes in one step's metrics; those that are not finite do not count."""
+        for name, value in values.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            if _is_finite(value):
+                total, count = total + value, count + 1
+            self._sums[name] = (total, count)
+
+    def take(self) -> dict[str, float]:
+        """The means, and starts again; NaN where no value was finite."""
+        means = {
+            n: total / count if count else math.nan for n, (total, count) in self._sums.items()
+        }
+        self._sums = {}
+        return means
+
+    def to_json(self) -> dict[str, Sequence[float]]:
+        return dict(self._sums)
 
 
 class _EventFile:

@@ -12,19 +12,21 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from nlhf_jax import guards
 from nlhf_jax.checkpoints import Checkpoints
 from nlhf_jax.errors import UserError
 from nlhf_jax.files import write_json
-from nlhf_jax.metrics import MetricWriter, Progress, duration
+from nlhf_jax.guards import TrainingDiverged
+from nlhf_jax.metrics import MetricWriter, Progress, RunningMeans, duration
 
 TIMING_FILE = "timing.json"
+Batch = Mapping[str, np.ndarray]
 
 
 class Batches(Protocol):
@@ -34,16 +36,12 @@ class Batches(Protocol):
         """The batch of the step with this index, from 0."""
 
 
-class TrainingDiverged(Exception):
-    """The loss or the parameters are NaN or infinite; the last good checkpoint stays."""
-
-    exit_code = 3
-
-
 class Preempted(Exception):
-    """SIGTERM came: the step was finished and saved, and the same command continues."""
+    """SIGTERM or Ctrl-C came: the step was finished and saved, and the same command continues."""
 
-    exit_code = 128 + signal.SIGTERM  # As a shell says it; 0 would mean that the run is complete.
+    def __init__(self, message: str, number: int = signal.SIGTERM):
+        super().__init__(message)
+        self.exit_code = 128 + number  # As a shell says it; 0 would mean that the run is complete.
 
 
 def training_loop(
@@ -56,7 +54,7 @@ def training_loop(
     log_period: int,
     checkpoint_period: int,
     keep_checkpoints: int,
-    eval_batches: Iterable[Mapping[str, np.ndarray]] = (),
+    eval_batches: Iterable[Batch] = (),
     eval_period: int | None = None,
     best_metric: str | None = None,
     best_mode: str = "max",
@@ -85,7 +83,7 @@ def training_loop(
 
     Raises:
       TrainingDiverged: the loss or the parameters became NaN or infinite.
-      Preempted: SIGTERM came; everything is saved.
+      Preempted: SIGTERM or Ctrl-C came; everything is saved.
       UserError: the checkpoints in `workdir` are damaged or belong to another configuration.
     """
     _check_counts(TRAIN_STEPS=steps, log_period=log_period, checkpoint_period=checkpoint_period)
@@ -98,14 +96,18 @@ def training_loop(
         stack.callback(checkpoints.close)
         run = _Run(learner, epath.Path(workdir), steps, description, checkpoints, stack)
         state, first_step = run.start()
-        if first_step == steps:
+        if first_step == steps and not run.owes_evaluation:
             run.progress.message(f"has all its {steps} steps already")
             return state
         run.open_metrics(first_step, data_metrics)
-        preempted = stack.enter_context(_sigterm())
+        stop = stack.enter_context(_StopSignal())
+        evaluation: dict[str, float] | None = {}
+        if run.owes_evaluation:
+            evaluation = run.make_up_for_evaluation(first_step, state, eval_batches, stop)
 
-        batch = learner.partitioner.place_batch(batches.batch(first_step))
-        run.progress.status("compiles its step")
+        if first_step < steps:
+            batch = learner.partitioner.place_batch(batches.batch(first_step))
+            run.progress.status("compiles its step")
         for step in range(first_step + 1, steps + 1):
             with jax.transfer_guard("disallow"):
                 state, metrics = learner.train_step(state, batch)
@@ -116,16 +118,16 @@ def training_loop(
             run.follow(step, metrics)
             if is_due(step, log_period):
                 run.log(step)
-            stop = preempted.is_set()
-            save = stop or is_due(step, checkpoint_period)
-            evaluation: dict[str, float] = {}
+            save = is_due(step, checkpoint_period)
+            evaluation = {}
             if is_due(step, eval_period) or (save and best_metric is not None):
-                evaluation = run.evaluate(step, state, eval_batches)
-            if save:
+                evaluation = run.evaluate(step, state, eval_batches, stop)
+            stopped = stop.number
+            if save or stopped:
                 run.save(step, state, evaluation)
-            if stop and step < steps:
-                run.end_early(step)
-        run.end(first_step, evaluation)
+            if stopped and (step < steps or evaluation is None):
+                run.end_early(step, stopped)
+        run.end(first_step, evaluation or {})
         return state
 
 
@@ -155,8 +157,10 @@ class _Run:
         self._description = description
         self._checkpoints = checkpoints
         self._stack = stack
-        self._pending: list[Mapping[str, jax.Array]] = []  # metrics on the device, not logged yet
-        self._last_loss: Any = None
+        self._compiled = False
+        self._in_flight: tuple[int, Mapping[str, jax.Array]] | None = None  # not looked at yet
+        self._since_last_line = RunningMeans()
+        self.owes_evaluation = False  # of the step that it continues from
         self.progress = Progress(workdir.name, steps)
         stack.callback(self.progress.close)
 
@@ -168,6 +172,8 @@ class _Run:
             return self._learner.init(), 0
         state, position = restored
         first_step = position["next_batch"]
+        self._since_last_line = RunningMeans(position.get("since_last_line"))
+        self.owes_evaluation = position.get("owes_evaluation", False)
         if first_step > self._steps:
             raise UserError(
                 f"TRAIN_STEPS is {self._steps} but {self._workdir} has been trained for "
@@ -176,7 +182,9 @@ class _Run:
         return state, first_step
 
     def open_metrics(self, first_step: int, data_metrics: Mapping[str, float] | None) -> None:
-        self._writer = MetricWriter(self._workdir, restored_step=first_step)
+        self._writer = MetricWriter(
+            self._workdir, first_step, again="validation" if self.owes_evaluation else None
+        )
         self._stack.callback(self._writer.close)
         if first_step:
             self.progress.message(f"continues at step {first_step} of {self._steps}")
@@ -186,49 +194,88 @@ class _Run:
 
     def follow(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
         """Looks at the step before, which has ended or is waited for, and at this one if first."""
-        self._pending.append(metrics)
-        if self._last_loss is None:
-            jax.block_until_ready(metrics)
+        self._look()
+        self._in_flight = (step, metrics)
+        if not self._compiled:
+            self._look()
+            self._compiled = True
             self._clock.lap("compile")
             self.progress.start(step)
-        else:
-            loss = _check_loss(self._last_loss, step - 1, self._checkpoints)
-            self.progress.update(step - 1, loss=loss)
-        self._last_loss = metrics["loss"]
+
+    def _look(self) -> None:
+        """Takes in the metrics of the step in flight, for which it waits."""
+        if self._in_flight is None:
+            return
+        (step, metrics), self._in_flight = self._in_flight, None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not math.isfinite(values["loss"]):
+            raise self._diverged(f"the loss is {values['loss']}", step)
+        self._since_last_line.add(values)
+        self.progress.update(step, loss=values["loss"])
 
     def log(self, step: int) -> None:
         """Writes the means over the steps since the last line."""
-        period = jax.device_get(self._pending)
-        self._pending.clear()
-        means = {
-            name: np.mean([one[name] for one in period], dtype=np.float64) for name in period[0]
-        }
-        self._writer.write(step, "train", means)
+        self._look()
+        self._writer.write(step, "train", self._since_last_line.take())
 
     def evaluate(
-        self, step: int, state: Any, eval_batches: Iterable[Mapping[str, np.ndarray]]
-    ) -> dict[str, float]:
+        self,
+        step: int,
+        state: Any,
+        eval_batches: Iterable[Batch],
+        stop: "_StopSignal",
+    ) -> dict[str, float] | None:
+        """Metrics over the validation data; None if a signal to stop came before its end."""
         self._clock.lap("train")
-        found = mean_metrics(self._learner, state, eval_batches)
+        found = None
+        with contextlib.suppress(_Stopped):
+            found = mean_metrics(self._learner, state, stop.ends(eval_batches))
         if found:
             self._writer.write(step, "validation", found)
         self._clock.lap("evaluate")
         return found
 
-    def save(self, step: int, state: Any, evaluation: Mapping[str, float]) -> None:
-        """Saves a state that is finite."""
-        _check_loss(self._last_loss, step, self._checkpoints)
-        _check_finite(state, step, self._checkpoints)
+    def make_up_for_evaluation(self, step: int, *evaluate: Any) -> dict[str, float]:
+        """Evaluates the restored state, for which there was no time when it was saved."""
+        found = self.evaluate(step, *evaluate)
+        if found is None:
+            self.end_early(step, evaluate[-1].number)
+        self._checkpoints.add_evaluation(step, self._position(step), found)
+        return found
+
+    def save(self, step: int, state: Any, evaluation: Mapping[str, float] | None) -> None:
+        """Saves a state that is finite; if `evaluation` is None, that it still has to be made."""
+        self._look()
+        if (name := guards.not_finite(state)) is not None:
+            raise self._diverged(f"{name} is not finite", step)
         self._clock.lap("train")
-        position = {"next_batch": step}
-        self._checkpoints.save(step, state, self._description, position, evaluation)
+        position = self._position(step) | {"owes_evaluation": evaluation is None}
+        self._checkpoints.save(step, state, self._description, position, evaluation or {})
         self._clock.lap("checkpoint")
 
-    def end_early(self, step: int) -> None:
+    def _position(self, step: int) -> dict[str, Any]:
+        """What another process needs, beside the state, to go on after `step`."""
+        return {"next_batch": step, "since_last_line": self._since_last_line.to_json()}
+
+    def _diverged(self, what: str, step: int) -> TrainingDiverged:
+        self._checkpoints.wait()
+        last = self._checkpoints.latest_step()
+        kept = (
+            "no checkpoint had been saved before"
+            if last is None
+            else f"the last good checkpoint is step {last} in {self._checkpoints.directory}"
+        )
+        return TrainingDiverged(
+            f"{what} at step {step}; {kept}; try a lower LEARNING_RATE, more warm-up steps or "
+            "stronger gradient clipping"
+        )
+
+    def end_early(self, step: int, number: int) -> NoReturn:
         self._checkpoints.wait()
         raise Preempted(
-            f"stopped by SIGTERM after step {step} of {self._steps}; everything is saved in "
-            f"{self._workdir}, and the same command continues"
+            f"stopped by {signal.Signals(number).name} after step {step} of {self._steps}; "
+            f"everything is saved in {self._workdir}, and the same command continues",
+            number,
         )
 
     def end(self, first_step: int, evaluation: Mapping[str, float]) -> None:
@@ -240,9 +287,7 @@ class _Run:
         self.progress.message(f"{self._steps} steps in {took}{last}")
 
 
-def mean_metrics(
-    learner: Any, state: Any, eval_batches: Iterable[Mapping[str, np.ndarray]]
-) -> dict[str, float]:
+def mean_metrics(learner: Any, state: Any, eval_batches: Iterable[Batch]) -> dict[str, float]:
     """The mean of every evaluation metric over all valid rows; empty where there are no batches."""
     results = []
     for batch in eval_batches:
@@ -260,61 +305,51 @@ def mean_metrics(
     }
 
 
-# --- divergence ----------------------------------------------------------------------------------
+# --- signals and time ----------------------------------------------------------------------------
 
 
-@jax.jit  # One small program per shape, which all stages of a process share.
-def _is_finite(leaf: jax.Array) -> jax.Array:
-    return jnp.isfinite(leaf).all()
+class _Stopped(Exception):
+    """Ends an evaluation."""
 
 
-def _check_finite(state: Any, step: int, checkpoints: Checkpoints) -> None:
-    """Raises TrainingDiverged if the state is bad though its last loss, from before it, was not."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    floats = [(k, leaf) for k, leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    flags = jax.device_get([_is_finite(leaf) for _, leaf in floats])
-    for (key, _), flag in zip(floats, flags, strict=True):
-        if not flag:
-            name = jax.tree_util.keystr(key, simple=True, separator="/")
-            raise _diverged(f"{name} is not finite", step, checkpoints)
+class _StopSignal:
+    """SIGTERM or Ctrl-C, while this is entered: the loop ends after its step.
 
+    A second Ctrl-C ends it at once. `number` is the signal's, None before it came. Python lets only
+    the main thread listen.
+    """
 
-def _check_loss(loss: jax.Array, step: int, checkpoints: Checkpoints) -> float:
-    value = float(jax.device_get(loss))
-    if not math.isfinite(value):
-        raise _diverged(f"the loss is {value}", step, checkpoints)
-    return value
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._before: dict[int, Any] = {}
 
+    def __enter__(self) -> "_StopSignal":
+        if threading.current_thread() is threading.main_thread():
+            self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._came)
+            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else ignored
+                self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._came)
+        return self
 
-def _diverged(what: str, step: int, checkpoints: Checkpoints) -> TrainingDiverged:
-    checkpoints.wait()
-    last = checkpoints.latest_step()
-    kept = (
-        "no checkpoint had been saved before"
-        if last is None
-        else f"the last good checkpoint is step {last} in {checkpoints.directory}"
-    )
-    return TrainingDiverged(
-        f"{what} at step {step}; {kept}; try a lower LEARNING_RATE, more warm-up steps or stronger "
-        "gradient clipping"
-    )
+    def __exit__(self, *error: Any) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
+    def _came(self, number: int, frame: Any) -> None:
+        if number == signal.SIGINT:
+            if self.number is not None:
+                raise KeyboardInterrupt
+            # Not `print`: that may be what the signal interrupts.
+            os.write(2, b"\nfinishes its step and saves; Ctrl-C again to stop at once\n")
+        self.number = number
 
-# --- preemption and time -------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _sigterm() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets. Python lets only the main thread listen for signals."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def ends(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, until it comes."""
+        for batch in batches:
+            if self.number is not None:
+                raise _Stopped
+            yield batch
+        if self.number is not None:
+            raise _Stopped
 
 
 class _Clock:
@@ -336,7 +371,7 @@ def _write_timing(
     workdir: epath.Path, started: float, first_step: int, steps: int, clock: _Clock
 ) -> None:
     """Timing of this attempt; "compile" is the first step, which compiles and then runs."""
-    timed_steps = steps - first_step - 1
+    timed_steps = max(steps - first_step - 1, 0)
     rate = timed_steps / clock.seconds["train"] if timed_steps else None
     timing = {
         "started": started,

@@ -28,6 +28,7 @@ ORDER = (
     "evaluation",
     "data",
     "checkpoints",
+    "guards",
     "train",
     "report",
     "studies",

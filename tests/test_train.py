@@ -1,5 +1,6 @@
 """The loop: resumes bit for bit, never keeps a bad state, says what happened."""
 
+import copy
 import json
 import os
 import random
@@ -230,19 +231,119 @@ def test_parameters_that_are_not_finite_are_not_saved_though_their_loss_was(tmp_
 # --- kills ---------------------------------------------------------------------------------------
 
 
-def test_sigterm_finishes_the_step_saves_and_stops(tmp_path):
-    class Batches(LinearBatches):
-        def batch(self, step_index):
-            if step_index == 7:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return super().batch(step_index)
+def signalled(step, signals=(signal.SIGTERM,)):
+    """The default learner, during whose step the process gets signals."""
+    learner = copy.copy(default_learner())
+    compiled = learner.train_step
 
+    def train_step(state, batch):
+        if jax.device_get(state.step) + 1 == step:
+            for number in signals:
+                os.kill(os.getpid(), number)
+        return compiled(state, batch)
+
+    learner.train_step = train_step
+    return learner
+
+
+def test_sigterm_finishes_the_step_saves_and_stops(tmp_path):
     handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Preempted, match="after step 7 of 30; everything is saved in"):
-        run(tmp_path, 30, Batches())
+    with pytest.raises(Preempted, match="after step 7 of 30; everything is saved in") as raised:
+        run(tmp_path, 30, learner=signalled(7))
+    assert raised.value.exit_code == 143
     assert signal.getsignal(signal.SIGTERM) is handler
     assert saved_steps(tmp_path) == [7]
     assert_same(run(tmp_path, 30), by_hand(30)[0])
+
+
+def test_the_first_ctrl_c_saves_and_the_second_does_not_wait(tmp_path, capfd):
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(Preempted, match="by SIGINT after step 7 of 30; everything") as raised:
+        run(tmp_path / "once", 30, learner=signalled(7, [signal.SIGINT]))
+    assert raised.value.exit_code == 130
+    assert "again to stop at once" in capfd.readouterr().err
+    assert saved_steps(tmp_path / "once") == [7]
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "twice", 30, learner=signalled(7, [signal.SIGINT] * 2))
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert saved_steps(tmp_path / "twice") == []
+
+
+class Evaluated:
+    """Validation batches that count how often they are read, and may send a signal meanwhile."""
+
+    def __init__(self, signal_at_reading=None):
+        self.readings = 0
+        self._signal_at_reading = signal_at_reading
+
+    def __iter__(self):
+        self.readings += 1
+        yield validation(16)
+        if self.readings == self._signal_at_reading:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield validation(16, valid=5)
+
+
+EVALUATING = {
+    "eval_period": 6,
+    "best_metric": "loss",
+    "best_mode": "max",
+    "keep_checkpoints": 9,
+}
+
+
+# Before the first line; between lines; log, save and evaluation; evaluation alone; the last step.
+@pytest.mark.parametrize("stops", [(3,), (7, 8), (10,), (12,), (23,), (10, 20, 23)])
+def test_a_stopped_run_writes_the_lines_of_an_undisturbed_one_and_keeps_the_same_best(
+    tmp_path, stops
+):
+    run(tmp_path / "whole", 23, eval_batches=Evaluated(), **EVALUATING)
+    for step in stops:
+        with pytest.raises(Preempted, match=f"after step {step} of 23"):
+            run(tmp_path / "it", 23, None, signalled(step), eval_batches=Evaluated(), **EVALUATING)
+        assert step not in lines(tmp_path / "it", "validation")
+        assert step in saved_steps(tmp_path / "it")
+    assert_same(run(tmp_path / "it", 23, eval_batches=Evaluated(), **EVALUATING), by_hand(23)[0])
+    assert_same_record(tmp_path)
+
+
+def assert_same_record(directory):
+    whole, it = ((directory / name / "metrics.jsonl").read_text() for name in ("whole", "it"))
+    assert it.splitlines() == whole.splitlines()
+    best = [checkpoints.load(f"{directory / name}#best") for name in ("whole", "it")]
+    assert [found.step for found in best] == [10, 10]
+    assert best[0].description["metrics"] == best[1].description["metrics"]
+    assert (directory / "it" / "timing.json").exists()
+
+
+@pytest.mark.parametrize("reading", [2, 6])  # that of step 10, and that of the last step
+def test_sigterm_does_not_wait_for_an_evaluation(tmp_path, reading):
+    run(tmp_path / "whole", 23, eval_batches=Evaluated(), **EVALUATING)
+    batches = Evaluated(signal_at_reading=reading)
+    with pytest.raises(Preempted, match="everything is saved"):
+        run(tmp_path / "it", 23, eval_batches=batches, **EVALUATING)
+    assert batches.readings == reading
+    # Nor for the evaluation that it makes up for.
+    with pytest.raises(Preempted, match="everything is saved"):
+        run(tmp_path / "it", 23, eval_batches=Evaluated(signal_at_reading=1), **EVALUATING)
+    run(tmp_path / "it", 23, eval_batches=Evaluated(), **EVALUATING)
+    assert_same_record(tmp_path)
+
+
+def test_a_run_killed_after_a_checkpoint_between_two_lines_writes_the_same_lines(tmp_path):
+    class Batches(LinearBatches):
+        def batch(self, step_index):
+            if step_index == 9:
+                raise RuntimeError("the machine is gone")
+            return super().batch(step_index)
+
+    run(tmp_path / "whole", 23, checkpoint_period=7)
+    with pytest.raises(RuntimeError, match="gone"):
+        run(tmp_path / "it", 23, Batches(), checkpoint_period=7)
+    assert saved_steps(tmp_path / "it") == [7]
+    run(tmp_path / "it", 23, checkpoint_period=7)
+    whole, it = ((tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "it"))
+    assert it.splitlines() == whole.splitlines()
 
 
 def test_the_loop_runs_in_a_thread_too(tmp_path):

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from nlhf_jax.errors import UserError, first_line
 DIRECTORY = "checkpoints"  # inside a stage's directory
 STATE = "state"  # inside a step's directory
 DESCRIPTION = "description"
+EVALUATION = "evaluation.json"  # what was found about the step after it was saved
 _NOT_PARAMS = ("step", "opt_state")
 
 
@@ -153,6 +155,8 @@ def read_step_description(path: epath.Path) -> dict[str, Any]:
         for key in ("kind", "model", "vocabulary", "step", "data_position", "metrics", "best"):
             if key not in description:
                 raise ValueError(f"{key!r} is missing in its description")
+        if (path / EVALUATION).exists():
+            description |= json.loads((path / EVALUATION).read_text())
     except (OSError, ValueError) as error:
         raise _damaged(path, error) from error
     return description

@@ -8,6 +8,7 @@ directory under its final name is whole.
 All array and directory access goes through Orbax and `epath`, so a path may be a bucket.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -22,12 +23,14 @@ from nlhf_jax.checkpoints.integrity import check_state_files
 from nlhf_jax.checkpoints.ours import (
     DESCRIPTION,
     DIRECTORY,
+    EVALUATION,
     STATE,
     damage_is_one_error,
     read_step_description,
     saved_tree,
 )
 from nlhf_jax.errors import UserError
+from nlhf_jax.files import write_whole
 
 
 class Checkpoints:
@@ -98,13 +101,14 @@ class Checkpoints:
         step: int,
         state: Any,
         description: Mapping[str, Any],
-        data_position: Mapping[str, int],
+        data_position: Mapping[str, Any],
         metrics: Mapping[str, float] | None = None,
     ) -> None:
         """Saves `state` (a pytree of arrays) and everything around it as the checkpoint of `step`.
 
-        `metrics` are floats, among them the one that says which checkpoint is best. The state may
-        be donated as soon as this returns.
+        `data_position` is what the loop needs to go on, as JSON. `metrics` are floats, among them
+        the one that says which checkpoint is best; without it this one cannot be. The state may be
+        donated as soon as this returns.
         """
         metrics = {name: float(value) for name, value in (metrics or {}).items()}
         description = {
@@ -128,7 +132,18 @@ class Checkpoints:
             metrics=metrics or None,
         )
 
-    def restore_latest(self, abstract_state: Any) -> tuple[Any, dict[str, int]] | None:
+    def add_evaluation(
+        self, step: int, data_position: Mapping[str, Any], metrics: Mapping[str, float]
+    ) -> None:
+        """Says of a saved step what was found about it later; both replace what `save` was given.
+
+        In a file beside the others: those stay as they were written.
+        """
+        found = {"data_position": dict(data_position), "metrics": dict(metrics)}
+        if jax.process_index() == 0:
+            write_whole(self.directory / str(step) / EVALUATION, json.dumps(found))
+
+    def restore_latest(self, abstract_state: Any) -> tuple[Any, dict[str, Any]] | None:
         """The latest checkpoint as `(state, data_position)`, or None where there is none.
 
         Args:
