@@ -250,10 +250,11 @@ def checkpoints_without_arrays(monkeypatch):
         return StoredCheckpoint(path, "T5X", shapes_of(config), T5(config).description())
 
     def place(stored, sharding, dtype):
-        def leaf(array, where):
-            return jax.ShapeDtypeStruct(array.shape, np.dtype(dtype), sharding=where)
+        def leaf(array, where, dtype):
+            return jax.ShapeDtypeStruct(array.shape, dtype, sharding=where)
 
-        return jax.tree.map(leaf, stored, sharding, is_leaf=lambda x: isinstance(x, Stacked))
+        is_leaf = lambda x: isinstance(x, Stacked)  # noqa: E731
+        return jax.tree.map(leaf, stored, sharding, dtype, is_leaf=is_leaf)
 
     # Now: inside a job, one configuration must not end another.
     configs = {file: config_of(file) for file in ("models/large.gin", "models/xl.gin", MODEL)}
@@ -327,7 +328,8 @@ def test_a_step_of_the_published_sizes_can_be_traced(
     learner, batch = learner_of(name, tmp_path, **(given if len(networks) > 1 else {}))
     check_state(learner)
     state, frozen = learner.abstract_state(), learner._frozen or {}
-    assert all(leaf.dtype == "bfloat16" for leaf in jax.tree.leaves(frozen))
+    for leaf in jax.tree.leaves(frozen):  # all but what layers compute with in float32
+        assert leaf.dtype == "bfloat16" or leaf.ndim < 3 or leaf.shape[-1] == 32128
     after, metrics = jax.eval_shape(learner._jitted_train_step, state, learner._frozen, batch)
     same = jax.tree.map(lambda a, b: a.shape == b.shape and a.dtype == b.dtype, state, after)
     assert all(jax.tree.leaves(same))

@@ -110,18 +110,23 @@ def policy_learner(
     length: int = 3,
     scale: float = 1.0,
     rater_network: T5 | None = None,
+    start_at_reference: bool = False,
     **learner,
 ) -> PolicyLearner:
     """A policy learner whose policy (seed 1), reference (seed 2) and rater (seed 3) all differ.
 
     `kind` is of `OPPONENTS`, or of `SAMPLERS`, whose learners have no `kl`.
     """
-    settings = {
-        "partitioner": one_device(),
-        "optimizer": optimizer(),
-        "seed": 0,
-        "initial_params": params(network, 1, scale),
-    } | learner
+    start = {} if start_at_reference else {"initial_params": lambda: params(network, 1, scale)}
+    settings = (
+        {
+            "partitioner": one_device(),
+            "optimizer": optimizer(),
+            "seed": 0,
+        }
+        | start
+        | learner
+    )
     partitioner = settings["partitioner"]
     rater_network = rater_network or model(RATER_VOCABULARY)
     opponent = (OPPONENTS | SAMPLERS)[kind]
@@ -135,7 +140,9 @@ def policy_learner(
         opponent=opponent,
         objective=objectives.ipo(tau) if kind in SAMPLERS else objectives.policy_gradient(tau, kl),
         scorer=scorer,
-        reference_params=placed(partitioner, network, params(network, 2, scale)),
+        reference_params=lambda dtype: placed(
+            partitioner, network, network.frozen_params(params(network, 2, scale), dtype)
+        ),
         scorer_params=placed(partitioner, rater_network, params(rater_network, 3, scale=20.0)),
         max_response_length=length,
         **settings,
@@ -151,7 +158,7 @@ def learner(kind: str, network: T5 | None = None, **settings) -> Learner:
         "partitioner": one_device(),
         "optimizer": optimizer(),
         "seed": 0,
-        "initial_params": params(network, 1),
+        "initial_params": lambda: params(network, 1),
     } | settings
     if kind == "supervised":
         return SupervisedLearner(model=network, **settings)

@@ -199,32 +199,36 @@ def check_fits(checkpoint: str, stored: PyTree, wanted: PyTree) -> None:
         raise UserError(f"the checkpoint {checkpoint} does not fit the model: {differing[0]}{more}")
 
 
-def place(stored: PyTree, sharding: PyTree, dtype: str | None = None) -> PyTree:
+def place(stored: PyTree, sharding: PyTree, dtype: PyTree | str | None = None) -> PyTree:
     """Reads arrays straight to where they belong.
 
     Args:
       stored: nested dict of `StoredArray`.
       sharding: nested dict of `jax.sharding.Sharding` like it. Of each array a process reads the
         parts that its own devices hold, each once.
-      dtype: of the result, to which is cast while reading; None keeps what is stored.
+      dtype: of the result, to which is cast while reading, one or a tree of them; None keeps what
+        is stored.
 
     Raises:
       UserError: an array's file is damaged.
     """
 
-    def read(array: StoredArray, where: jax.sharding.Sharding) -> jax.Array:
+    def read(array: StoredArray, where: jax.sharding.Sharding, dtype: Any) -> jax.Array:
         parts: dict[Any, np.ndarray] = {}
 
         def part(index: Index | None) -> np.ndarray:
             assert index is not None  # of a dimensioned array
             key = tuple((s.start, s.stop) for s in index)
             if key not in parts:
-                parts[key] = np.asarray(array.read(index), dtype=dtype and np.dtype(dtype))
+                parts[key] = np.asarray(array.read(index), dtype=dtype)
             return parts[key]
 
         return jax.make_array_from_callback(array.shape, where, part)
 
-    return _concurrently(read, stored, sharding)
+    if not isinstance(dtype, Mapping):
+        one = dtype and np.dtype(dtype)
+        dtype = jax.tree.map(lambda array: one or array.dtype, stored)
+    return _concurrently(read, stored, sharding, dtype)
 
 
 def read_all(stored: PyTree) -> PyTree:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -24,12 +24,26 @@ from nlhf_jax.sharding import Partitioner
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A frozen network from a checkpoint, on the mesh, with what the checkpoint says of itself."""
+    """A frozen network from a checkpoint, on the mesh, with what the checkpoint says of itself.
+
+    Attributes:
+      model: the architecture.
+      read: from a dtype to the parameters in it (see `read_params`), read each time anew.
+      dtype: in which `params` are stored.
+      description: as of `checkpoints.describe`.
+      vocabulary_bytes: its SentencePiece model.
+    """
 
     model: LanguageModel
-    params: PyTree
+    read: Callable[[str], PyTree]
+    dtype: str
     description: dict[str, Any]
     vocabulary_bytes: bytes
+
+    @functools.cached_property
+    def params(self) -> PyTree:
+        """Read when first asked for."""
+        return self.read(self.dtype)
 
     @property
     def kind(self) -> str:
@@ -53,22 +67,31 @@ class Network:
 
 
 def load_network(
+    path: str, partitioner: Partitioner, data: Dataset | None = None, **settings: Any
+) -> Network:
+    """`open_network`, with the parameters read straight onto the mesh."""
+    network = open_network(path, partitioner, data, **settings)
+    _ = network.params
+    return network
+
+
+def open_network(
     path: str,
     partitioner: Partitioner,
     data: Dataset | None = None,
-    dtype: str = "float32",
+    dtype: str | None = "float32",
     kind: str = "policy",
     compute_dtype: str | None = None,
     scan_layers: bool | None = None,
     feature_lengths: Mapping[str, int] | None = None,
 ) -> Network:
-    """Reads a checkpoint of any format straight onto the mesh.
+    """Opens a checkpoint of any format; its parameters are read when they are asked for.
 
     Args:
       path: as in `checkpoints.open_checkpoint`.
       partitioner: the mesh.
       data: its vocabulary must be the checkpoint's; says what a foreign checkpoint does not.
-      dtype: in which to store the parameters.
+      dtype: in which to store the parameters; None for that of activations.
       kind: what to take a foreign checkpoint for: "policy", "preference" or "reward".
       compute_dtype: of activations; None for that of the checkpoint's run, float32 if foreign.
       scan_layers: layout of the parameters; None for that of the checkpoint's run, an array for
@@ -76,7 +99,7 @@ def load_network(
       feature_lengths: of a foreign checkpoint's texts, see `checkpoints.describe`.
 
     Raises:
-      UserError: the checkpoint cannot be read, or does not fit the data.
+      UserError: the checkpoint cannot be read, or does not fit the model or the data.
     """
     found = open_checkpoint(path)
     changes = {"dtype": compute_dtype, "scan_layers": scan_layers}
@@ -85,9 +108,11 @@ def load_network(
     description = found.description or _describe(found, model, data, kind, feature_lengths or {})
     if data is not None:
         check_vocabulary(found, data)
-    params = read_params(found, model, partitioner, dtype)
+    check_params(found, model)
     vocabulary = found.vocabulary_bytes or (data.vocabulary.model_bytes if data else b"")
-    return Network(model, params, description, vocabulary)
+    dtype = dtype or model.description().get("dtype", "float32")
+    read = functools.partial(read_params, found, model, partitioner)
+    return Network(model, read, dtype, description, vocabulary)
 
 
 def _describe(
@@ -156,10 +181,19 @@ def _shapes(description: str) -> PyTree:
 def read_params(
     found: StoredCheckpoint, model: LanguageModel, partitioner: Partitioner, dtype: str
 ) -> PyTree:
-    """The parameters in `model`'s layout, whichever they are stored in.
+    """The parameters on the mesh in `model`'s layout, whichever they are stored in.
 
-    Raises UserError if they are not the model's.
+    Those that the model's `frozen_params` leaves alone are float32, the others `dtype`. Raises
+    UserError if they are not the model's.
     """
+    stored, wanted = check_params(found, model), shapes(model)
+    sharding = partitioner.tree_sharding(model.logical_axes(), wanted)
+    frozen = jax.eval_shape(lambda params: model.frozen_params(params, dtype), wanted)
+    return place(stored, sharding, jax.tree.map(lambda leaf: leaf.dtype, frozen))
+
+
+def check_params(found: StoredCheckpoint, model: LanguageModel) -> PyTree:
+    """The stored arrays, unread, in `model`'s layout. Raises UserError if they are not its."""
     wanted = shapes(model)
     stored = found.params
     if jax.tree.structure(stored) == jax.tree.structure(wanted):  # type: ignore[operator]
@@ -168,5 +202,4 @@ def read_params(
         stored = model.per_layer(stored)
         check_fits(found.path, stored, jax.eval_shape(model.per_layer, wanted))
         stored = model.from_per_layer(stored, join=Stacked)
-    sharding = partitioner.tree_sharding(model.logical_axes(), wanted)
-    return place(stored, sharding, dtype)
+    return stored

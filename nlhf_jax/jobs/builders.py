@@ -5,6 +5,7 @@ configuration of any family in `nlhf_jax.models.registry`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,13 @@ import optax
 
 from nlhf_jax import objectives, opponents
 from nlhf_jax.checkpoints import open_checkpoint
-from nlhf_jax.checkpoints.networks import Network, check_vocabulary, load_network, read_params
+from nlhf_jax.checkpoints.networks import (
+    Network,
+    check_params,
+    check_vocabulary,
+    open_network,
+    read_params,
+)
 from nlhf_jax.data.datasets import Dataset
 from nlhf_jax.errors import UserError
 from nlhf_jax.learners.learner import Learner
@@ -61,8 +68,8 @@ Builder = Callable[[Setup], Learner]
 def supervised(setup: Setup, model: Any, initial_checkpoint: str | None = None) -> Learner:
     """The SFT policy: random, or fine-tuned further from a checkpoint of the same model."""
     network = _network(model, setup.data)
-    params = _initial_params(initial_checkpoint, network, setup)
-    return SupervisedLearner(model=network, initial_params=params, **setup.learner())
+    start = _initial_params(initial_checkpoint, network, setup)
+    return SupervisedLearner(model=network, initial_params=start, **setup.learner())
 
 
 def preference(setup: Setup, model: Any, initial_checkpoint: str | None = None) -> Learner:
@@ -70,16 +77,16 @@ def preference(setup: Setup, model: Any, initial_checkpoint: str | None = None) 
     network = _network(model, setup.data)
     labels = setup.data.vocabulary.rater_labels()
     rater = PreferenceModel(network, setup.data.rater.segments, labels)
-    params = _initial_params(initial_checkpoint, network, setup)
-    return PreferenceLearner(rater=rater, initial_params=params, **setup.learner())
+    start = _initial_params(initial_checkpoint, network, setup)
+    return PreferenceLearner(rater=rater, initial_params=start, **setup.learner())
 
 
 def reward(setup: Setup, model: Any, initial_checkpoint: str | None = None) -> Learner:
     """A Bradley-Terry reward model; `initial_checkpoint` as in `preference`."""
     network = _network(model, setup.data)
     rater = RewardModel(network, setup.data.reward.segments)
-    params = _initial_params(initial_checkpoint, network, setup)
-    return RewardLearner(rater=rater, initial_params=params, **setup.learner())
+    start = _initial_params(initial_checkpoint, network, setup)
+    return RewardLearner(rater=rater, initial_params=start, **setup.learner())
 
 
 def policy(
@@ -124,8 +131,8 @@ def policy(
     if loss is not None or objective is None:
         objective = _objective_of_release_0_1(loss or "policy_gradient", tau, kl)
 
-    def load(path: str, kind: str) -> Network:
-        return load_network(
+    def open_frozen(path: str, kind: str) -> Network:
+        return open_network(
             path,
             setup.partitioner,
             setup.data,
@@ -135,9 +142,9 @@ def policy(
             scan_layers=scan_layers,
         )
 
-    reference = load(initial_checkpoint, "policy")
+    reference = open_frozen(initial_checkpoint, "policy")
     wanted = "reward" if opponent is None else "preference"
-    rater = load(rater_checkpoint, wanted) if rater_checkpoint is not None else None
+    rater = open_frozen(rater_checkpoint, wanted) if rater_checkpoint is not None else None
     if scorer is not None:
         chosen_scorer = scorer(rater)
     else:
@@ -147,8 +154,9 @@ def policy(
         opponent=opponent,
         objective=objective,
         scorer=chosen_scorer,
-        reference_params=reference.params,
+        reference_params=reference.read,
         scorer_params=rater.params if rater is not None else {},
+        frozen_dtype=frozen_dtype,
         max_response_length=setup.feature_lengths["targets"],
         **setup.learner(),
     )
@@ -197,12 +205,15 @@ def _network(config: Any, data: Dataset) -> LanguageModel:
     return network
 
 
-def _initial_params(path: str | None, network: LanguageModel, setup: Setup) -> PyTree | None:
+def _initial_params(
+    path: str | None, network: LanguageModel, setup: Setup
+) -> Callable[[], PyTree] | None:
+    """What reads the parameters; that they fit is known before."""
     if path is None:
         return None
     found = open_checkpoint(path)
     check_vocabulary(found, setup.data)
-    params = read_params(found, network, setup.partitioner, "float32")
+    check_params(found, network)
     # What no shape tells.
     old, new = registry.build(found.model).description(), network.description()
     for name in sorted(new.keys() - {"dtype", "scan_layers"}):
@@ -211,4 +222,4 @@ def _initial_params(path: str | None, network: LanguageModel, setup: Setup) -> P
                 f"INITIAL_CHECKPOINT {path} has {name}={old.get(name)} but the model of this run "
                 f"has {name}={new[name]}; use the same model"
             )
-    return params
+    return functools.partial(read_params, found, network, setup.partitioner, "float32")

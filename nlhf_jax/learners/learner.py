@@ -7,6 +7,7 @@ rows weighted by `row_weights`, so they are means over the batch.
 """
 
 import abc
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -105,9 +106,8 @@ class Learner(abc.ABC):
         partitioner: Partitioner,
         optimizer: optax.GradientTransformation,
         seed: int,
-        initial_params: PyTree | None = None,
+        initial_params: Callable[[], PyTree] | None = None,
         microbatches: int = 1,
-        frozen: PyTree = None,
         kept: Iterable[str] = (),
     ):
         """Compiles nothing yet.
@@ -117,16 +117,16 @@ class Learner(abc.ABC):
           partitioner: the mesh on which state and batches live.
           optimizer: from `nlhf_jax.optimizers`.
           seed: of the initial parameters and of all sampling.
-          initial_params: host or device arrays to start from; None draws them from `seed`.
+          initial_params: reads where to start, called by `init` alone: a run that continues reads
+            nothing. The arrays, on the host or on the mesh, become a part of the state. None draws
+            them from `seed`.
           microbatches: in how many parts the gradient of a batch is computed; must divide it.
-          frozen: parameters that the step reads and never changes, already placed on the mesh.
           kept: names of parameter sets that the state has beside the policy's, at first copies.
         """
         self.model = model
         self.partitioner = partitioner
         self.seed = seed
         self._microbatches = microbatches
-        self._frozen = frozen
         self._factory = StateFactory(model, optimizer, partitioner, seed, initial_params, kept)
         self._jitted_train_step = jax.jit(
             self._train_step,
@@ -134,6 +134,11 @@ class Learner(abc.ABC):
             out_shardings=(self._factory.sharding, partitioner.replicated),
         )
         self._jitted_eval_step = jax.jit(self._eval_step, out_shardings=partitioner.replicated)
+
+    @functools.cached_property
+    def _frozen(self) -> PyTree:
+        """Parameters that the step reads and never changes, on the mesh; read when first needed."""
+        return None
 
     @abc.abstractmethod
     def rows(self, state: TrainState, frozen: PyTree, batch: Batch) -> tuple[Rows, Metrics]:

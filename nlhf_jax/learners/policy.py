@@ -4,7 +4,8 @@ The policy and an opponent write responses, a scorer says what they are worth, a
 makes a loss of that: see `nlhf_jax.opponents`, `nlhf_jax.raters` and `nlhf_jax.objectives`.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -39,9 +40,10 @@ class PolicyLearner(Learner):
         opponent: Opponent | None,
         objective: Objective,
         scorer: Scorer,
-        reference_params: PyTree,
+        reference_params: Callable[[str], PyTree],
         scorer_params: PyTree,
         max_response_length: int,
+        frozen_dtype: str = "float32",
         **learner: Any,
     ):
         """A learner that starts at the reference unless `initial_params` says otherwise.
@@ -50,9 +52,12 @@ class PolicyLearner(Learner):
           opponent: of `nlhf_jax.opponents`; None for RLHF, which has none.
           objective: of `nlhf_jax.objectives`.
           scorer: of `nlhf_jax.raters`.
-          reference_params: mu, on the mesh; may be stored in bfloat16.
+          reference_params: reads mu: from a dtype to what the model's `frozen_params` are in it, on
+            the mesh. Where training starts at mu, in float32, it is read once; where it continues,
+            in `frozen_dtype`.
           scorer_params: what the scorer reads, on the mesh; may be stored in bfloat16.
           max_response_length: T, in tokens.
+          frozen_dtype: in which mu is stored, "float32" or "bfloat16".
           **learner: what `Learner` takes.
 
         Raises:
@@ -63,13 +68,33 @@ class PolicyLearner(Learner):
         self._objective = objective
         self._scorer = scorer
         self._max_response_length = max_response_length
-        learner.setdefault("initial_params", reference_params)
-        super().__init__(
-            frozen={"reference": reference_params, "scorer": scorer_params},
-            kept=self._keeps,
-            **learner,
-        )
+        self._reference_params = reference_params
+        self._scorer_params = scorer_params
+        self._frozen_dtype = frozen_dtype
+        learner.setdefault("initial_params", self._start_at_reference)
+        super().__init__(kept=self._keeps, **learner)
         self._check_kept_sets()
+
+    @functools.cached_property
+    def _frozen(self) -> PyTree:
+        with jax.transfer_guard(
+            "allow"
+        ):  # The loop's is for steps; a run that continues reads here.
+            return self._with_scorer(self._reference_params(self._frozen_dtype))
+
+    def _with_scorer(self, reference: PyTree) -> PyTree:
+        return {"reference": reference, "scorer": self._scorer_params}
+
+    def _start_at_reference(self) -> PyTree:
+        """mu in float32; the frozen one is a cast of it, since what is trained has to be whole."""
+        start = self._reference_params("float32")
+
+        def freeze(params: PyTree) -> PyTree:  # Copies: `start` becomes the state's.
+            return self.model.frozen_params(jax.tree.map(jnp.copy, params), self._frozen_dtype)
+
+        freeze_on_device = jax.jit(freeze, out_shardings=self._factory.params_sharding)
+        self._frozen = self._with_scorer(freeze_on_device(start))
+        return start
 
     def rows(self, state: TrainState, frozen: PyTree, batch: Batch) -> tuple[Rows, Metrics]:
         rows, metrics, _ = self._play(state, frozen, batch, self._players, Purpose.ROLLOUT)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -69,12 +69,14 @@ class StateFactory:
         optimizer: optax.GradientTransformation,
         partitioner: Partitioner,
         seed: int,
-        initial_params: PyTree | None,
+        initial_params: Callable[[], PyTree] | None,
         kept: Iterable[str] = (),
     ):
-        """`initial_params`: where training starts; None draws random parameters from `seed`.
+        """`initial_params` reads where training starts; None draws random parameters from `seed`.
 
-        `kept` names parameter sets that start as copies of them.
+        It is called once for each state that is made, and what it returns becomes a part of that
+        state: host arrays, or arrays on the mesh that nobody else uses. `kept` names parameter sets
+        that start as copies of them.
         """
         self.optimizer = per_layer(optimizer, model)
         self._partitioner = partitioner
@@ -107,8 +109,7 @@ class StateFactory:
         )
 
     def _create(self, params: PyTree) -> TrainState:
-        # Copies: the state is donated, so it must not share a buffer with the frozen reference.
-        # That one may be stored in bfloat16; training is in float32.
+        # Copies, unless they are donated: the state shares no buffer. Training is in float32.
         params = jax.tree.map(lambda x: jnp.copy(x).astype(jnp.float32), params)
         return TrainState(
             step=jnp.int32(0),
@@ -120,5 +121,5 @@ class StateFactory:
     def __call__(self) -> TrainState:
         if self._initial_params is None:
             return jax.jit(lambda: self._create(self._draw()), out_shardings=self.sharding)()
-        params = self._partitioner.place(self._initial_params, self.params_sharding)
-        return jax.jit(self._create, out_shardings=self.sharding)(params)
+        params = self._partitioner.place(self._initial_params(), self.params_sharding)
+        return jax.jit(self._create, donate_argnums=0, out_shardings=self.sharding)(params)

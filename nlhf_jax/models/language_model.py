@@ -92,6 +92,14 @@ class LanguageModel(Protocol):
         `tokens` are the decoder's inputs: the start token at position 0, then the previous tokens.
         """
 
+    def frozen_params(self, params: PyTree, dtype: str) -> PyTree:
+        """What a network that is not trained stores of float32 parameters, to save memory.
+
+        Here: all of them in `dtype`. A family whose layers cast some parameters to the dtype of
+        activations, and compute with the others in float32, leaves the others as they are.
+        """
+        return jax.tree.map(lambda x: x.astype(dtype), params)
+
     def decoding_params(self, params: PyTree) -> PyTree:
         """Parameters in the form that `start_decoding` and `decode_step` take, made once a loop."""
         return params

@@ -214,17 +214,22 @@ class T5:
     def logits(self, params: PyTree, context: Context, targets: jax.Array) -> jax.Array:
         return self._apply(self._network, params, "logits", context, targets)
 
-    def decoding_params(self, params: PyTree) -> PyTree:
-        params = unstack_layers(params)
+    def frozen_params(self, params: PyTree, dtype: str) -> PyTree:
+        """Stored in the dtype of activations, they give the same numbers as in float32."""
+        used_in_float32 = ["decoder/logits_dense/kernel"]
+        if self.config.logits_via_embedding:
+            used_in_float32.append("token_embedder/embedding")
 
-        # Cast once, not at every token; and only what a layer casts where it is used.
         def cast(path, x):
-            name = "/".join(key.key for key in path)
-            kept = "logits_dense" in name or not name.endswith(("kernel", "embedding"))
-            kept = kept or (self.config.logits_via_embedding and name.endswith("embedding"))
-            return x if kept else x.astype(self.config.dtype)
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            kept = name in used_in_float32 or not name.endswith(("/kernel", "/embedding"))
+            return x if kept else x.astype(dtype)
 
         return jax.tree_util.tree_map_with_path(cast, params)
+
+    def decoding_params(self, params: PyTree) -> PyTree:
+        # Cast once, not at every token.
+        return self.frozen_params(unstack_layers(params), self.config.dtype)
 
     def start_decoding(self, params: PyTree, context: Context, streams: int, length: int) -> Cache:
         return self._apply(self._unrolled, params, "start", context, streams, length)

@@ -250,7 +250,7 @@ def _learner(
         opponent=opponent,
         objective=objectives.policy_gradient(float(played.game.tau), kl),
         scorer=TableScorer(played.tree, played.prompts),
-        reference_params=partitioner.replicate(played.reference_params),
+        reference_params=lambda dtype: partitioner.replicate(played.reference_params),
         scorer_params=partitioner.replicate(table),
         max_response_length=played.tree.length,
     )

@@ -49,22 +49,11 @@ def test_the_abstract_state_is_that_of_the_first_state(kind):
 
 def test_no_array_of_the_state_shares_memory_with_another_or_with_the_reference():
     """A donated buffer is written over."""
-    network = tiny.model(tiny.RATER_VOCABULARY)
-    reference = tiny.placed(tiny.one_device(), network, tiny.params(network, 2))
-    state = tiny.learner("nash_ema", network, initial_params=reference).init()
-    arrays = jax.tree.leaves([state.params, state.kept, reference])
-    assert len({x.unsafe_buffer_pointer() for x in arrays}) == len(arrays)
-
-
-def test_training_is_in_float32_also_from_a_reference_in_bfloat16():
-    network = tiny.model(tiny.RATER_VOCABULARY)
-    values = tiny.params(network, 2)
-    short = tiny.placed(
-        tiny.one_device(), network, jax.tree.map(lambda x: x.astype(jnp.bfloat16), values)
-    )
-    state = tiny.learner("nash_ema", network, initial_params=short).init()
-    for params in (state.params, state.kept["average"]):
-        assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+    for dtype in ("float32", "bfloat16"):
+        learner = tiny.learner("nash_ema", start_at_reference=True, frozen_dtype=dtype)
+        state = learner.init()
+        arrays = jax.tree.leaves([state.params, state.kept, learner._frozen["reference"]])
+        assert len({x.unsafe_buffer_pointer() for x in arrays}) == len(arrays)
 
 
 def _assert_float32_scalars(metrics):
