@@ -6,21 +6,25 @@ What takes long to import (JAX, gin, the jobs) is imported where it is needed.
 import argparse
 import contextlib
 import importlib
+import io
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import TextIO
 
 from etils import epath
 
-from nlhf_jax.errors import UserError
+from nlhf_jax.errors import UserError, unreadable_is_one_error
+from nlhf_jax.files import check_writable, in_bucket, write_whole
 
 
 def run(options: argparse.Namespace) -> None:
     from nlhf_jax import configuration
     from nlhf_jax.jobs import chain
+
+    check_writable(options.workdir, "--workdir")
 
     def names_stage(override: str) -> bool:
         return "/" in override.partition("=")[0]
@@ -61,6 +65,7 @@ def one_job(options: argparse.Namespace) -> None:
     """`train` and `evaluate`: a function that gin configures."""
     from nlhf_jax import configuration
 
+    check_writable(options.workdir, "--workdir")
     configuration.parse(
         options.gin_file,
         options.overrides,
@@ -79,14 +84,14 @@ def sample(options: argparse.Namespace) -> None:
     prompts = _read_prompts(options.prompts)
     _import_modules(options.module)
     _configure_jax()
-    samples = _jobs().sample(
-        checkpoint=options.checkpoint,
-        prompts=prompts,
-        num_samples=options.num_samples,
-        temperature=options.temperature,
-        seed=options.seed,
-    )
     with _output(options.output) as stream:
+        samples = _jobs().sample(
+            checkpoint=options.checkpoint,
+            prompts=prompts,
+            num_samples=options.num_samples,
+            temperature=options.temperature,
+            seed=options.seed,
+        )
         for prompt, completions in zip(prompts, samples, strict=True):
             for completion in completions:
                 row = {"prompt": prompt, "completion": completion}
@@ -96,6 +101,7 @@ def sample(options: argparse.Namespace) -> None:
 def report(options: argparse.Namespace) -> None:
     from nlhf_jax.report.writing import write_report
 
+    check_writable(options.workdir, "--workdir")
     print(write_report(options.workdir))
 
 
@@ -104,6 +110,7 @@ def convert(options: argparse.Namespace) -> None:
 
     from nlhf_jax.jobs.convert import convert
 
+    check_writable(options.output, "--output")
     _import_modules(options.module)
     # Orbax warns that there is nothing to merge where a checkpoint is written without OCDBT.
     logging.getLogger("absl").setLevel(logging.ERROR)
@@ -136,6 +143,7 @@ def data(options: argparse.Namespace) -> None:
         for name in ("output", "size"):
             if getattr(options, name) is None:
                 raise UserError(f"nlhf data vocabulary needs --{name}=...")
+        check_writable(options.output, "--output", file=True)
         vocabulary = train_from_files(files, options.output, options.size)
         print(f"{options.output}: {vocabulary.size} pieces")
         return
@@ -146,6 +154,12 @@ def data(options: argparse.Namespace) -> None:
     bad = [found.path for found in checks if found.problems]
     if bad:
         raise UserError(f"there are bad lines in {', '.join(bad)}")
+
+
+def prepare_for_buckets(arguments: Sequence[str]) -> None:
+    """Where an argument names a bucket, imports TensorFlow as ours before `epath` does it loudly."""
+    if any("gs://" in argument for argument in arguments):
+        importlib.import_module("nlhf_jax.data.tf_imports")
 
 
 def _import_modules(names: list[str]) -> None:
@@ -187,10 +201,8 @@ def _read_prompts(path: str | None) -> list[str]:
     from nlhf_jax.data import json_lines
 
     name = path or "standard input"
-    try:
+    with unreadable_is_one_error(name, "the prompts"):
         content = sys.stdin.buffer.read() if path is None else epath.Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read the prompts in {path}: {error.strerror}") from error
     lines = content.splitlines()
     if content.lstrip().startswith(b"{"):
         rows = json_lines.all_rows(json_lines.scan_lines(lines, name, "prompts"))
@@ -209,6 +221,12 @@ def _output(path: str | None) -> Iterator[TextIO]:
     """Standard output, or a file that appears when all is written."""
     if path is None:
         yield sys.stdout
+        return
+    check_writable(path, "--output", file=True)
+    if in_bucket(path):
+        text = io.StringIO()
+        yield text
+        write_whole(path, text.getvalue())
         return
     partial = epath.Path(f"{path}.partial")
     try:

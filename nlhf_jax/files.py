@@ -1,14 +1,25 @@
-"""Files of a run, local or in a bucket, that appear whole or not at all.
+"""Files of a run, in a local directory or in a bucket of Google Cloud Storage.
 
-All paths of a work directory are `epath.Path`s, which speak to a bucket (`gs://...`) as to a disk.
+All paths of a work directory are `epath.Path`s, which speak to a bucket (`gs://...`) as to a disk,
+through TensorFlow. What differs stands here: an object appears whole or not at all by itself, a
+local file if it is renamed; an object cannot be appended to; and only a request tells whether one
+may write.
 """
 
+import contextlib
+import io
 import json
 import os
-from collections.abc import Mapping
-from typing import Any
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
 
 from etils import epath
+
+from nlhf_jax.errors import UserError, first_line
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # also what is left of gs://a by a path library
 
 
 def in_bucket(path: str | os.PathLike) -> bool:
@@ -16,16 +27,26 @@ def in_bucket(path: str | os.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
+def absolute(path: str | os.PathLike) -> epath.Path:
+    """The absolute path. `epath`'s own method makes a local folder `gs:` of a bucket's path."""
+    found = epath.Path(path)
+    return found if in_bucket(found) else found.absolute()
+
+
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
     """Writes `content`, text as UTF-8, in place of what is at `path`; makes the directory.
 
     Whatever moment the process is killed at, the old content or the new one is there: a bucket has
     an object once all of it has arrived, a disk a file under its name once that is written.
+
+    Raises:
+      UserError: a bucket cannot be written.
     """
     target = epath.Path(path)
     data = content.encode("utf-8") if isinstance(content, str) else content
     if in_bucket(target):
-        target.write_bytes(data)
+        with _one_error(f"{target} cannot be written"):
+            target.write_bytes(data)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.parent / (target.name + ".partial")
@@ -36,3 +57,97 @@ def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
 def write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
     """`write_whole` of `content` as JSON."""
     write_whole(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def open_to_append(path: str | os.PathLike) -> BinaryIO:
+    """A file that grows, after what it has already; all of it is there when `flush` returns."""
+    target = epath.Path(path)
+    return _GrowingObject(target) if in_bucket(target) else target.open("ab")
+
+
+class _GrowingObject(io.BytesIO):
+    """An object of a bucket that is written anew, from memory, at every flush.
+
+    Two thousand lines of metrics are about a megabyte. Composing objects would send less, but is
+    bound by the same limit, one change of an object a second, and a kill would leave pieces.
+    """
+
+    def __init__(self, path: epath.Path):
+        super().__init__()
+        self._path = path
+        with _one_error(f"{path} cannot be read"):
+            if path.exists():
+                self.write(path.read_bytes())
+
+    def flush(self) -> None:
+        write_whole(self._path, self.getvalue())
+
+
+# --- before anything runs ------------------------------------------------------------------------
+
+
+def check_writable(path: str | os.PathLike, option: str, file: bool = False) -> None:
+    """Raises UserError unless a user's path can be written; leaves nothing behind.
+
+    Args:
+      path: of a directory, which need not be there yet.
+      option: what the user gives it by, for the error.
+      file: it is a file's path.
+    """
+    text = os.fspath(path)
+    directory = os.path.dirname(text) if file else text
+    failed = f"{option}={text} cannot be written"
+    if not _SCHEME.match(text):
+        with _one_error(failed):
+            _check_disk(directory)
+    elif re.match("gs://[^/]", directory):
+        _check_bucket(epath.Path(directory), failed)
+    else:
+        raise UserError(
+            f"{failed}: give a local directory or a bucket of Google Cloud Storage, gs://BUCKET/..."
+        )
+
+
+def _check_disk(directory: str) -> None:
+    place = os.path.abspath(directory)
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    with tempfile.TemporaryFile(dir=place):
+        pass
+
+
+def _check_bucket(directory: epath.Path, failed: str) -> None:
+    """Asks the bucket by each of the libraries that a run reaches it with.
+
+    Those are TensorFlow (`epath`), google-cloud-storage (Orbax looks up what kind of bucket it is)
+    and TensorStore (arrays); each finds its credentials by itself.
+    """
+    try:
+        from google.cloud import storage
+    except ImportError as error:
+        raise UserError(
+            f"{failed}: google-cloud-storage is missing, pip install 'nlhf_jax[gcs]'"
+        ) from error
+    import tensorstore
+
+    with _one_error(
+        failed,
+        "a run needs credentials (`gcloud auth application-default login`, or "
+        "GOOGLE_APPLICATION_CREDENTIALS) that may look up the bucket and write and delete objects",
+    ):
+        probe = directory / f".probe-{os.urandom(8).hex()}"
+        probe.write_bytes(b"whether a run can write here")
+        storage.Client().get_bucket(directory.parts[2])
+        tensorstore.KvStore.open(str(directory) + "/").result().write(probe.name, None).result()
+
+
+@contextlib.contextmanager
+def _one_error(failed: str, needed: str = "") -> Iterator[None]:
+    """Inside, what any storage raises is one UserError: each library has exceptions of its own."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(f"{failed}: {reason}" + (f"; {needed}" if needed else "")) from error

@@ -56,10 +56,12 @@ _EXAMPLES = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one job; returns the exit code."""
     try:
-        options = parse(sys.argv[1:] if arguments is None else arguments)
+        arguments = sys.argv[1:] if arguments is None else arguments
+        options = parse(arguments)
         if options is None:
             print(_DESCRIPTION)
         else:
+            commands.prepare_for_buckets(arguments)
             options.start(options)
         sys.stdout.flush()
         return 0

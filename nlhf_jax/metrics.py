@@ -15,7 +15,7 @@ from etils import epath
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from nlhf_jax.files import write_whole
+from nlhf_jax.files import open_to_append, write_whole
 
 FILE_NAME = "metrics.jsonl"
 _PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
@@ -25,8 +25,9 @@ _TERMINAL_INTERVAL = 0.1
 class MetricWriter:
     """Writes metrics to `directory/metrics.jsonl` and to a TensorBoard event file beside it.
 
-    A line of the JSON file is `{"step": 10, "split": "train", "loss": 1.5, ...}`. It is on disk
-    when `write` returns. JSON knows no NaN, so a value that is not finite is written as null.
+    A line of the JSON file is `{"step": 10, "split": "train", "loss": 1.5, ...}`. It is on disk,
+    or in the bucket, when `write` returns. JSON knows no NaN, so a value that is not finite is
+    written as null.
 
     Args:
       directory: the stage's directory.
@@ -42,7 +43,7 @@ class MetricWriter:
         place.mkdir(parents=True, exist_ok=True)
         path = place / FILE_NAME
         _drop_lines_after(path, restored_step, again)
-        self._lines = path.open("a", encoding="utf-8")
+        self._lines = open_to_append(path)
         self._events = _EventFile(place)
         if restored_step:
             self._events.forget_after(restored_step)
@@ -52,7 +53,7 @@ class MetricWriter:
         values = {name: float(value) for name, value in metrics.items()}
         finite = {name: value if _is_finite(value) else None for name, value in values.items()}
         line = json.dumps({"step": step, "split": split, **finite}, allow_nan=False)
-        self._lines.write(line + "\n")
+        self._lines.write(f"{line}\n".encode())
         self._lines.flush()
         self._events.scalars(step, {f"{split}/{name}": value for name, value in values.items()})
 
@@ -120,7 +121,7 @@ class _EventFile:
     def __init__(self, directory: epath.Path):
         # Nanoseconds keep two attempts within one second apart; TensorBoard sorts by the number.
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
-        self._records = RecordWriter((directory / name).open("wb"))
+        self._records = RecordWriter(open_to_append(directory / name))
         self._write(event_pb2.Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

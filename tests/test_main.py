@@ -244,7 +244,7 @@ def test_bad_prompts_are_named(nlhf, tmp_path, content, text):
 
 
 def test_prompts_that_cannot_be_read_and_outputs_that_cannot_be_written_are_named(nlhf, tmp_path):
-    assert "cannot read the prompts in no.txt" in error_of(
+    assert "no.txt: cannot read the prompts" in error_of(
         nlhf, "sample", "--checkpoint=o", "--prompts=no.txt"
     )
     (tmp_path / "prompts.txt").write_text("a")

@@ -9,6 +9,7 @@ from nlhf_jax.checkpoints.arrays import read_all
 from nlhf_jax.checkpoints.interop import huggingface, t5x
 from nlhf_jax.checkpoints.stored import StoredCheckpoint
 from nlhf_jax.errors import UserError, unreadable_is_one_error
+from nlhf_jax.files import absolute
 
 
 def open_checkpoint(source: str) -> StoredCheckpoint:
@@ -31,7 +32,7 @@ def open_checkpoint(source: str) -> StoredCheckpoint:
 def _open(path: str, which: str) -> StoredCheckpoint:
     directory = epath.Path(path)
     if directory.is_dir():
-        directory = directory.resolve() if "://" not in path else directory
+        directory = absolute(directory)
         for known in (huggingface, t5x):
             found = known.find(directory)
             if found is not None:

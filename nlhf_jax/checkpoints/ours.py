@@ -15,6 +15,7 @@ from nlhf_jax.checkpoints.integrity import check_state_files
 from nlhf_jax.checkpoints.stored import StoredCheckpoint
 from nlhf_jax.checkpoints.zarr import open_zarr, orbax_store
 from nlhf_jax.errors import UserError, first_line
+from nlhf_jax.files import absolute
 
 DIRECTORY = "checkpoints"  # inside a stage's directory
 STATE = "state"  # inside a step's directory
@@ -98,7 +99,7 @@ def step_directory(path: epath.Path, best: bool) -> epath.Path:
             f"{path} is a file, not a checkpoint: give the directory of a training stage, its "
             f"{DIRECTORY}/ directory, or one step's directory"
         )
-    path = path.absolute()
+    path = absolute(path)
     if (path / STATE).is_dir() or (path / DESCRIPTION).is_dir():
         return path
     directory = path / DIRECTORY if (path / DIRECTORY).is_dir() else path

@@ -30,7 +30,7 @@ from nlhf_jax.checkpoints.ours import (
     saved_tree,
 )
 from nlhf_jax.errors import UserError
-from nlhf_jax.files import write_whole
+from nlhf_jax.files import absolute, write_whole
 
 
 class Checkpoints:
@@ -60,7 +60,7 @@ class Checkpoints:
             raise UserError(
                 f"keep_checkpoints is {keep} but at least 1 is needed to continue a run"
             )
-        self.directory = epath.Path(directory).absolute() / DIRECTORY
+        self.directory = absolute(directory) / DIRECTORY
         self._best = {"metric": best_metric, "mode": best_mode}
         policies: list[Any] = [checkpoint_managers.LatestN(keep)]
         if best_metric is not None:

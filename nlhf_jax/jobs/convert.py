@@ -16,6 +16,7 @@ from nlhf_jax.checkpoints.stored import StoredCheckpoint
 from nlhf_jax.data.templates import rater_segments, reward_segments
 from nlhf_jax.data.vocabularies import Vocabulary
 from nlhf_jax.errors import UserError
+from nlhf_jax.files import absolute
 from nlhf_jax.models import registry
 
 FORMATS = ("nlhf", "t5x", "t5x_orbax", "huggingface")
@@ -99,7 +100,7 @@ def convert(
             with _written_whole(target) as partial:
                 t5x.write_native(partial, params, found.step, dtype)
         else:
-            t5x.write_orbax(epath.Path(output).absolute(), params, found.step, dtype)
+            t5x.write_orbax(absolute(output), params, found.step, dtype)
         if vocabulary_bytes is not None:
             (epath.Path(output) / "sentencepiece.model").write_bytes(vocabulary_bytes)
     count = sum(math.prod(array.shape) for array in flattened(params).values())

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 from etils import epath
 
+from nlhf_jax.files import absolute
 from nlhf_jax.metrics import Progress
 from nlhf_jax.report import findings as files
 from nlhf_jax.report.findings import Finding
@@ -24,7 +25,7 @@ def games(workdir: str, findings: Sequence[Callable[..., Finding]]) -> None:
     for number, compute in enumerate(findings, start=1):
         progress.status(f"finding {number} of {len(findings)}")
         with jax.enable_x64(True):
-            found.append(compute(run=directory.resolve().parent.name))
+            found.append(compute(run=absolute(directory).parent.name))
         progress.message(f"found: {found[-1].title}")
     files.save(directory, found)
     progress.close()

@@ -23,6 +23,7 @@ from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation import results
 from nlhf_jax.evaluation.judges import POPULATION
 from nlhf_jax.evaluation.results import REFERENCE, TournamentResult
+from nlhf_jax.files import absolute
 from nlhf_jax.report import findings, plots
 from nlhf_jax.report.findings import Finding
 
@@ -89,7 +90,7 @@ def read_report(workdir: epath.Path) -> Report:
             f"{workdir} holds nothing to report: neither tournament/tournament.json nor a"
             " STAGE/metrics.jsonl with metrics in it nor a STAGE/findings.json"
         )
-    run = workdir.resolve().name
+    run = absolute(workdir).name
     return Report(
         run=run,
         stages=stages,
@@ -186,7 +187,7 @@ def _read_stages(workdir: epath.Path) -> tuple[Stage, ...]:
         done = times.get("steps")
         if done is None and curves:
             done = max(int(steps[-1]) for splits in curves.values() for steps, _ in splits.values())
-        name = directory.resolve().name
+        name = absolute(directory).name
         order = (
             times.get("started", math.inf),
             [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)],
