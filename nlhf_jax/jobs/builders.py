@@ -10,7 +10,7 @@ from typing import Any
 
 import optax
 
-from nlhf_jax import objectives, opponents
+from nlhf_jax import checkpoints, objectives, opponents
 from nlhf_jax.checkpoints import open_checkpoint
 from nlhf_jax.checkpoints.networks import Network, check_vocabulary, load_network, read_params
 from nlhf_jax.data.datasets import Dataset
@@ -36,7 +36,10 @@ from nlhf_jax.sharding import Partitioner
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What a job knows and every learner needs."""
+    """What a job knows and every learner needs.
+
+    `checkpoints` has what builders have asked `checkpoint` for: (source, what it means now).
+    """
 
     data: Dataset
     feature_lengths: dict[str, int]
@@ -44,6 +47,25 @@ class Setup:
     optimizer: optax.GradientTransformation
     seed: int
     microbatches: int
+    checkpoints: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+
+    def checkpoint(self, setting: str, source: str) -> str:
+        """What `source` means now, noted in `checkpoints` for the record of the run.
+
+        Args:
+          setting: the builder's parameter that names it.
+          source: as in `checkpoints.open_checkpoint`.
+
+        Returns:
+          What to open in its place: another step may be the latest or the best one soon. Where
+          there is nothing, `source` itself, which is an error for whoever has to open it.
+        """
+        try:
+            resolved = checkpoints.resolve(source)
+        except UserError:
+            resolved = source
+        self.checkpoints[setting] = (source, resolved)
+        return resolved
 
     def learner(self) -> dict[str, Any]:
         """The arguments that all learners share."""
@@ -124,9 +146,9 @@ def policy(
     if loss is not None or objective is None:
         objective = _objective_of_release_0_1(loss or "policy_gradient", tau, kl)
 
-    def load(path: str, kind: str) -> Network:
+    def load(setting: str, source: str, kind: str) -> Network:
         return load_network(
-            path,
+            setup.checkpoint(setting, source),
             setup.partitioner,
             setup.data,
             frozen_dtype,
@@ -135,9 +157,11 @@ def policy(
             scan_layers=scan_layers,
         )
 
-    reference = load(initial_checkpoint, "policy")
+    reference = load("initial_checkpoint", initial_checkpoint, "policy")
     wanted = "reward" if opponent is None else "preference"
-    rater = load(rater_checkpoint, wanted) if rater_checkpoint is not None else None
+    rater = None
+    if rater_checkpoint is not None:
+        rater = load("rater_checkpoint", rater_checkpoint, wanted)
     if scorer is not None:
         chosen_scorer = scorer(rater)
     else:
@@ -200,7 +224,7 @@ def _network(config: Any, data: Dataset) -> LanguageModel:
 def _initial_params(path: str | None, network: LanguageModel, setup: Setup) -> PyTree | None:
     if path is None:
         return None
-    found = open_checkpoint(path)
+    found = open_checkpoint(setup.checkpoint("initial_checkpoint", path))
     check_vocabulary(found, setup.data)
     params = read_params(found, network, setup.partitioner, "float32")
     # What no shape tells.
