@@ -36,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
         search_paths=options.gin_search_paths,
     )
     arguments = configuration.arguments(chain.run, ["workdir"])
-    configuration.write(options.workdir)
+    config = configuration.text()
     _configure_jax()
     chain.run(
         options.workdir,
@@ -44,6 +44,8 @@ def run(options: argparse.Namespace) -> None:
         [override for override in options.overrides if names_stage(override)],
         options.gin_search_paths,
         arguments.get("macros"),
+        options.accept_changes,
+        config,
     )
 
 
@@ -73,7 +75,8 @@ def one_job(options: argparse.Namespace) -> None:
         search_paths=options.gin_search_paths,
     )
     _configure_jax()
-    configuration.run(getattr(_jobs(), options.job), options.workdir)
+    accepted = {"accept_changes": True} if getattr(options, "accept_changes", False) else {}
+    configuration.run(getattr(_jobs(), options.job), options.workdir, **accepted)
 
 
 def sample(options: argparse.Namespace) -> None:

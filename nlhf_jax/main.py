@@ -140,6 +140,12 @@ def _configured_parser(job: str, what: str, start: Callable) -> Callable[[], _Pa
         parser = _Parser(job, what + "\n" + _CONFIGURED, start)
         _add_gin_files(parser)
         parser.add_argument("--workdir", metavar="DIR", required=True, help="all output goes here")
+        if job in ("run", "train"):
+            parser.add_argument(
+                "--accept_changes",
+                action="store_true",
+                help="continue what was begun with other settings or data; run.json keeps both",
+            )
         return parser
 
     return build

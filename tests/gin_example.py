@@ -41,11 +41,15 @@ def fail(workdir: str, line: int = 3) -> None:
 # --- stages of a chain ---------------------------------------------------------------------------
 
 CALLS: list[tuple] = []  # what the jobs below were called with
+ACCEPTED: list[bool] = []  # and whether trainings were to accept changes
 ERRORS: list[BaseException] = []  # what the next trainings end with
 
 
-def train_stage(workdir, steps: int, seed: int = 0, checkpoint: str | None = None) -> None:
+def train_stage(
+    workdir, steps: int, seed: int = 0, checkpoint: str | None = None, accept_changes: bool = False
+) -> None:
     """A training whose result is a file."""
+    ACCEPTED.append(accept_changes)
     CALLS.append((Path(workdir).name, steps, seed, checkpoint))
     if ERRORS:
         raise ERRORS.pop()

@@ -15,15 +15,18 @@ In a notebook: `checkpoints.load("out/nash_md").params`.
 """
 
 from nlhf_jax.checkpoints.description import describe
-from nlhf_jax.checkpoints.opening import load, open_checkpoint
-from nlhf_jax.checkpoints.ours import DIRECTORY, read_description
+from nlhf_jax.checkpoints.opening import identity, load, open_checkpoint, resolve
+from nlhf_jax.checkpoints.ours import DIRECTORY, latest_step, read_description
 from nlhf_jax.checkpoints.saving import Checkpoints
 
 __all__ = [
     "DIRECTORY",
     "Checkpoints",
     "describe",
+    "identity",
+    "latest_step",
     "load",
     "open_checkpoint",
     "read_description",
+    "resolve",
 ]

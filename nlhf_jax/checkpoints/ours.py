@@ -91,6 +91,13 @@ def _whole_steps(directory: epath.Path) -> list[int]:
     )
 
 
+def latest_step(workdir: str) -> int | None:
+    """The last step of a training with a whole checkpoint, or None."""
+    directory = epath.Path(workdir) / DIRECTORY
+    steps = _whole_steps(directory) if directory.is_dir() else []
+    return steps[-1] if steps else None
+
+
 def step_directory(path: epath.Path, best: bool) -> epath.Path:
     if not path.exists():
         raise UserError(f"the checkpoint directory {path} does not exist")

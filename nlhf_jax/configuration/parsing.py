@@ -6,11 +6,13 @@ default, `--gin.NAME=value` sets one. Library code carries no gin decorators: gi
 everything starts from an empty one.
 """
 
+import dataclasses
+import inspect
 import os
 import re
 import sys
 import tokenize
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ from nlhf_jax.configuration.checks import (
     check_nothing_missing,
     check_types,
 )
+from nlhf_jax.configuration.configured import Settings, settings_of
 from nlhf_jax.configuration.messages import reason
 from nlhf_jax.errors import UserError
 from nlhf_jax.files import write_whole
@@ -101,13 +104,37 @@ def run(function: Callable[..., Any], workdir: str | os.PathLike, **arguments: A
     """Calls `function(workdir=workdir, **arguments)` with the rest from the configuration.
 
     `workdir/config.gin` is the configuration as it was parsed until the call returns; then the
-    operative one: all that was used, the code's defaults included. Both can be loaded again.
+    operative one: all that was used, the code's defaults included. Both can be loaded again. A
+    function that takes `configured`, a `Configured`, writes the first one itself once it has found
+    that it may.
     """
     check_arguments(function, {"workdir", *arguments})
-    write(workdir)
+    if "configured" in inspect.signature(function).parameters:
+        arguments["configured"] = Configured(function)
+    else:
+        write(workdir)
     result = _configured(function)(workdir=workdir, **arguments)
     write_whole(epath.Path(workdir) / FILE_NAME, gin.operative_config_str())
     return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Configured:
+    """What a job may ask about its own configuration, while it runs.
+
+    Attributes:
+      function: the job.
+    """
+
+    function: Callable[..., Any]
+
+    def settings(self, free: Collection[str] = ()) -> Settings:
+        """All settings that reach the job, see `settings_of`."""
+        return settings_of(self.function, free)
+
+    def write(self, workdir: str | os.PathLike) -> None:
+        """Writes `workdir/config.gin`."""
+        write(workdir)
 
 
 def arguments(function: Callable[..., Any], given: Sequence[str]) -> dict[str, Any]:

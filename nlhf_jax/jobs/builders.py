@@ -11,7 +11,7 @@ from typing import Any
 
 import optax
 
-from nlhf_jax import objectives, opponents
+from nlhf_jax import checkpoints, objectives, opponents
 from nlhf_jax.checkpoints import open_checkpoint
 from nlhf_jax.checkpoints.networks import (
     Network,
@@ -43,7 +43,10 @@ from nlhf_jax.sharding import Partitioner
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What a job knows and every learner needs."""
+    """What a job knows and every learner needs.
+
+    `checkpoints` has what builders have asked `checkpoint` for: (source, what it means now).
+    """
 
     data: Dataset
     feature_lengths: dict[str, int]
@@ -51,6 +54,25 @@ class Setup:
     optimizer: optax.GradientTransformation
     seed: int
     microbatches: int
+    checkpoints: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+
+    def checkpoint(self, setting: str, source: str) -> str:
+        """What `source` means now, noted in `checkpoints` for the record of the run.
+
+        Args:
+          setting: the builder's parameter that names it.
+          source: as in `checkpoints.open_checkpoint`.
+
+        Returns:
+          What to open in its place: another step may be the latest or the best one soon. Where
+          there is nothing, `source` itself, which is an error for whoever has to open it.
+        """
+        try:
+            resolved = checkpoints.resolve(source)
+        except UserError:
+            resolved = source
+        self.checkpoints[setting] = (source, resolved)
+        return resolved
 
     def learner(self) -> dict[str, Any]:
         """The arguments that all learners share."""
@@ -131,9 +153,9 @@ def policy(
     if loss is not None or objective is None:
         objective = _objective_of_release_0_1(loss or "policy_gradient", tau, kl)
 
-    def open_frozen(path: str, kind: str) -> Network:
+    def open_frozen(setting: str, source: str, kind: str) -> Network:
         return open_network(
-            path,
+            setup.checkpoint(setting, source),
             setup.partitioner,
             setup.data,
             frozen_dtype,
@@ -142,9 +164,11 @@ def policy(
             scan_layers=scan_layers,
         )
 
-    reference = open_frozen(initial_checkpoint, "policy")
+    reference = open_frozen("initial_checkpoint", initial_checkpoint, "policy")
     wanted = "reward" if opponent is None else "preference"
-    rater = open_frozen(rater_checkpoint, wanted) if rater_checkpoint is not None else None
+    rater = None
+    if rater_checkpoint is not None:
+        rater = open_frozen("rater_checkpoint", rater_checkpoint, wanted)
     if scorer is not None:
         chosen_scorer = scorer(rater)
     else:
@@ -211,7 +235,7 @@ def _initial_params(
     """What reads the parameters; that they fit is known before."""
     if path is None:
         return None
-    found = open_checkpoint(path)
+    found = open_checkpoint(setup.checkpoint("initial_checkpoint", path))
     check_vocabulary(found, setup.data)
     check_params(found, network)
     # What no shape tells.

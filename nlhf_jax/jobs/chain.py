@@ -35,7 +35,8 @@ from etils import epath
 
 from nlhf_jax import configuration
 from nlhf_jax.errors import UserError
-from nlhf_jax.files import write_json
+from nlhf_jax.files import write_json, write_whole
+from nlhf_jax.jobs import run_record
 from nlhf_jax.metrics import duration
 
 # Where each job's function is; `report` is about the whole chain and has no configuration.
@@ -91,6 +92,8 @@ def run(
     overrides: Sequence[str] = (),
     search_paths: Sequence[str] = (),
     macros: Mapping[str, Any] | None = None,
+    accept_changes: bool = False,
+    config: str | None = None,
 ) -> None:
     """Runs those stages that are not complete, in order, and says how long each took.
 
@@ -100,10 +103,13 @@ def run(
       overrides: "STAGE/NAME=value", which win over the stage's macros.
       search_paths: where gin files are found, as for `configuration.parse`.
       macros: values for all stages whose gin files speak of them; a stage's own win.
+      accept_changes: go on with stages that were begun with another configuration, and are not
+        complete; of a training the record keeps both.
+      config: the chain's own configuration, which is kept in its directory.
 
     Raises:
       UserError: a stage is malformed, or was started with another configuration. All stages are
-        looked at before the first one runs.
+        looked at before the first one runs, and before anything is written.
     """
     started = time.time()
     root = epath.Path(workdir)
@@ -114,7 +120,9 @@ def run(
         plans[stage.name] = _plan(stage, plans, by_stage[stage.name], search_paths)
     markers = {name: _read_marker(root / name / _MARKER) for name in plans}
     for name, plan in plans.items():
-        _check_unchanged(root / name, plan, markers, plans)
+        _check_unchanged(root / name, plan, markers, plans, accept_changes)
+    if config is not None:
+        write_whole(root / configuration.FILE_NAME, config)
 
     times: list[dict[str, Any]] = []
     for number, (name, plan) in enumerate(plans.items(), start=1):
@@ -124,7 +132,7 @@ def run(
             print(f"{title}: complete already", flush=True)
         else:
             print(f"{title}: starts", flush=True)
-            seconds = _run_stage(root, plan, by_stage[name], search_paths)
+            seconds = _run_stage(root, plan, by_stage[name], search_paths, accept_changes)
             print(f"{title}: done in {duration(seconds)}", flush=True)
         times.append({"name": name, "job": plan.stage.job, "seconds": seconds})
         total = {"started": started, "seconds": round(time.time() - started, 3), "stages": times}
@@ -265,13 +273,18 @@ def _stage_of(reference: str) -> str:
 
 
 def _run_stage(
-    workdir: epath.Path, plan: _Plan, overrides: Sequence[str], search_paths: Sequence[str]
+    workdir: epath.Path,
+    plan: _Plan,
+    overrides: Sequence[str],
+    search_paths: Sequence[str],
+    accept_changes: bool,
 ) -> float:
     """Runs a stage to its end, marks it complete, and returns the seconds that took."""
     stage, directory = plan.stage, workdir / plan.stage.name
     begin = time.time()
     marker = {"job": stage.job, "fingerprint": plan.fingerprint, "config": plan.config}
-    write_json(directory / _MARKER, marker)
+    if not (directory / _MARKER).exists():  # or it was begun, perhaps as something else
+        write_json(directory / _MARKER, marker)
     function = _job_function(stage.job)
     if stage.job == "report":
         function(workdir)
@@ -284,7 +297,8 @@ def _run_stage(
                 else text
             )
         )
-        configuration.run(function, directory)
+        accepted = accept_changes and stage.job == "train"
+        configuration.run(function, directory, **({"accept_changes": True} if accepted else {}))
     _forget_programs()
     seconds = round(time.time() - begin, 3)
     if not (directory / "timing.json").exists():  # A training writes a more detailed one.
@@ -325,14 +339,18 @@ def _check_unchanged(
     plan: _Plan,
     markers: Mapping[str, Mapping[str, Any]],
     plans: Mapping[str, _Plan],
+    accept_changes: bool,
 ) -> None:
     marker = markers[plan.stage.name]
     if not marker or marker["fingerprint"] == plan.fingerprint:
         return
+    complete = "seconds" in marker
+    if not complete and (accept_changes or (directory / run_record.FILE_NAME).exists()):
+        return  # A training knows by its own record what it was begun with, and what is free.
     name = plan.stage.name
-    changed = _difference(marker["config"], plan.config)
+    changed = run_record.differing_lines(marker["config"], plan.config)
     if not changed and all(
-        not _difference(markers[other].get("config", ""), plans[other].config)
+        not run_record.differing_lines(markers[other].get("config", ""), plans[other].config)
         for other in plan.builds_on
     ):
         return  # Another release wrote it: modules had other names, no setting another value.
@@ -340,40 +358,14 @@ def _check_unchanged(
     for other, candidate in plans.items():  # In order, so dependants of dependants are found.
         if affected & set(candidate.builds_on):
             affected.add(other)
-    state = "is complete" if "seconds" in marker else "was begun"
-    then = [str(directory.parent / other) for other in plans if other in affected]
+    then = " ".join(str(directory.parent / other) for other in plans if other in affected)
+    state = "is complete" if complete else "was begun"
+    accept = "" if complete else "accept it with --accept_changes, "
+    why = f"\n{run_record.table(changed)}" if changed else ": a stage that it builds on has changed"
     raise UserError(
-        f"stage {name!r} in {directory} {state} with another configuration "
-        f"({changed or 'a stage that it builds on has changed'}): use another --workdir, set it "
-        f"back, or delete {' '.join(then)} to run what is affected again"
+        f"stage {name!r} in {directory} {state} with another configuration, so use another "
+        f"--workdir, set it back, {accept}or delete {then} to run what is affected again{why}"
     )
-
-
-def _difference(old: str, new: str) -> str:
-    """The first settings that differ, in words; empty if none does."""
-    before, after = _settings(old), _settings(new)
-    changed = [
-        f"{name} was {before.get(name, 'not set')} and is {after.get(name, 'not set')} now"
-        for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name)
-    ]
-    more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
-    return ", ".join(changed[:3]) + more
-
-
-def _settings(config: str) -> dict[str, str]:
-    """{name: value} of a gin file as gin writes it, where a value may go on in indented lines."""
-    settings: dict[str, str] = {}
-    name = None
-    for line in config.splitlines():
-        if match := re.match(r"([^\s#][^=]*?) = (.*)", line):
-            name = match[1]
-            settings[name] = match[2].rstrip("\\").strip()
-        elif name is not None and line.startswith(" "):
-            settings[name] += line.strip()
-        else:
-            name = None
-    return settings
 
 
 def _table(times: Sequence[Mapping[str, Any]]) -> str:

@@ -1,15 +1,18 @@
 """The `train` job: one learner."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import optax
 
 from nlhf_jax.checkpoints.description import describe
+from nlhf_jax.configuration import Configured, Settings
 from nlhf_jax.data.batches import Examples
 from nlhf_jax.data.datasets import Dataset
 from nlhf_jax.errors import UserError
-from nlhf_jax.jobs import builders
+from nlhf_jax.jobs import builders, run_record
+from nlhf_jax.learners.learner import Learner
 from nlhf_jax.sharding import Partitioner
 from nlhf_jax.train import training_loop
 
@@ -69,6 +72,8 @@ def train(
     microbatches: int,
     best_metric: str | None = None,
     best_mode: str = "max",
+    accept_changes: bool = False,
+    configured: Configured | None = None,
 ) -> None:
     """Trains one learner in `workdir`, or continues there.
 
@@ -91,10 +96,14 @@ def train(
       best_metric: a validation metric by which one more checkpoint stays.
       best_mode: "max" or "min".
       microbatches: parts in which a batch's gradient is computed.
+      accept_changes: continue a run that was begun with other settings or data, and record that.
+      configured: the configuration, if there is one; it is written here.
 
     Raises:
-      UserError: settings, data or checkpoints that cannot be used.
+      UserError: settings, data or checkpoints that cannot be used, or not those that the run in
+        `workdir` was begun with.
     """
+    settings = _settings(configured, locals())
     _check_sizes(train_steps, batch_size, microbatches, partitioner)
     setup = builders.Setup(data, dict(feature_lengths), partitioner, optimizer, seed, microbatches)
     built = learner(setup)
@@ -102,26 +111,24 @@ def train(
     examples = data.examples(task, "train", feature_lengths)
     counts = {f"truncated_{name}": count for name, count in examples.truncated.items()}
     evaluation: list[dict[str, np.ndarray]] = []
+    arrays = {"train": examples.arrays}
     if eval_examples != 0:
         held_out = data.examples(task, "validation", feature_lengths)
         drawn = held_out.take(eval_examples or len(held_out), seed)
         evaluation = list(drawn.eval_batches(batch_size))
         counts |= _how_drawn(drawn, held_out, seed)
-    rater = getattr(built, "rater", None)
-    described = rater.description() if rater is not None else {}
+        arrays["validation"] = drawn.arrays
+    description = _describe(built, data, feature_lengths)
+    now = run_record.describe_run(workdir, settings, setup.checkpoints, arrays, description)
+    run_record.begin(workdir, now, settings, accept_changes)
+    if configured is not None:
+        configured.write(workdir)
     training_loop(
         built,
         _Batches(examples, batch_size, seed),
         workdir=workdir,
         steps=train_steps,
-        description=describe(
-            kind=built.kind,
-            model=built.model.description(),
-            feature_lengths=feature_lengths,
-            vocabulary_bytes=data.vocabulary.model_bytes,
-            rater_template=described.get("template"),
-            rater_labels=described.get("labels"),
-        ),
+        description=description,
         log_period=log_period,
         checkpoint_period=checkpoint_period,
         keep_checkpoints=keep_checkpoints,
@@ -130,4 +137,29 @@ def train(
         best_metric=best_metric,
         best_mode=best_mode,
         data_metrics={"examples": len(examples)} | counts,
+    )
+
+
+def _settings(configured: Configured | None, arguments: Mapping[str, Any]) -> Settings:
+    """All that gin sets; without gin, those arguments of `train` that are plain values."""
+    if configured is not None:
+        return configured.settings(run_record.FREE)
+    plain = (bool, int, float, str, Mapping, type(None))
+    named = {f"jobs.train.{name}": v for name, v in arguments.items() if isinstance(v, plain)}
+    return Settings({name: v for name, v in named.items() if name not in run_record.FREE})
+
+
+def _describe(
+    learner: Learner, data: Dataset, feature_lengths: Mapping[str, int]
+) -> dict[str, Any]:
+    """What the checkpoints say about themselves."""
+    rater = getattr(learner, "rater", None)
+    described = rater.description() if rater is not None else {}
+    return describe(
+        kind=learner.kind,
+        model=learner.model.description(),
+        feature_lengths=feature_lengths,
+        vocabulary_bytes=data.vocabulary.model_bytes,
+        rater_template=described.get("template"),
+        rater_labels=described.get("labels"),
     )

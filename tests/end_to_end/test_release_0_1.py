@@ -36,8 +36,13 @@ def assert_close(one: str, other: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_begun_with_it_goes_on_to_the_same_end_with_its_gin_file(place):
-    assert main(["train", "--gin_file=user.gin", "--workdir=half"]) == 0
+def test_a_run_begun_with_it_goes_on_to_the_same_end_with_its_gin_file(place, capsys):
+    """It left no record of what it was begun with, which is said; then there is one."""
+    command = ["train", "--gin_file=user.gin", "--workdir=half"]
+    assert main(command) == 0
+    assert "nothing says with which settings and data" in capsys.readouterr().err
+    assert main([*command, "--gin.TAU=0.2"]) == 2
+    assert "TAU  0.1   0.2" in capsys.readouterr().err
     assert_close("half", "whole")
     assert_close("half#average", "whole#average")
 
