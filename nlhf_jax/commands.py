@@ -4,6 +4,7 @@ What takes long to import (JAX, gin, the jobs) is imported where it is needed.
 """
 
 import argparse
+import codecs
 import contextlib
 import importlib
 import io
@@ -12,12 +13,15 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from types import ModuleType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from etils import epath
 
 from nlhf_jax.errors import UserError, unreadable_is_one_error
 from nlhf_jax.files import check_writable, in_bucket, write_whole
+
+if TYPE_CHECKING:
+    from nlhf_jax.data.prompts import PromptForm
 
 
 def run(options: argparse.Namespace) -> None:
@@ -84,9 +88,10 @@ def sample(options: argparse.Namespace) -> None:
         raise UserError(f"--num_samples is {options.num_samples} but must be at least 1")
     if options.temperature < 0:
         raise UserError(f"--temperature is {options.temperature} but must not be negative")
-    prompts = _read_prompts(options.prompts)
     _import_modules(options.module)
     _configure_jax()
+    form = _jobs().prompt_form(options.checkpoint)
+    prompts = _read_prompts(options.prompts, form)
     with _output(options.output) as stream:
         samples = _jobs().sample(
             checkpoint=options.checkpoint,
@@ -97,7 +102,8 @@ def sample(options: argparse.Namespace) -> None:
         )
         for prompt, completions in zip(prompts, samples, strict=True):
             for completion in completions:
-                row = {"prompt": prompt, "completion": completion}
+                row = {"prompt": prompt} if isinstance(prompt, str) else dict(prompt)
+                row |= {"completion": completion}
                 print(json.dumps(row, ensure_ascii=False), file=stream, flush=True)
 
 
@@ -133,25 +139,34 @@ def convert(options: argparse.Namespace) -> None:
 
 def data(options: argparse.Namespace) -> None:
     from nlhf_jax.data.check import check
+    from nlhf_jax.data.prompts import form_of
     from nlhf_jax.data.vocabularies import Vocabulary
     from nlhf_jax.jobs.vocabulary import train_from_files
 
-    files = {}
+    files = []
     for argument in options.files:
         kind, colon, path = argument.partition(":")
         if not (kind and colon and path):
             raise UserError(f"{argument!r} must be KIND:FILE, for example sft:{path or kind}")
-        files[path] = kind
+        files.append((path, kind))
     if options.action == "vocabulary":
         for name in ("output", "size"):
             if getattr(options, name) is None:
                 raise UserError(f"nlhf data vocabulary needs --{name}=...")
         check_writable(options.output, "--output", file=True)
-        vocabulary = train_from_files(files, options.output, options.size)
+        if len(dict(files)) < len(files):
+            raise UserError("nlhf data vocabulary: a file is given twice")
+        vocabulary = train_from_files(dict(files), options.output, options.size)
         print(f"{options.output}: {vocabulary.size} pieces")
         return
     vocabulary = options.vocabulary and Vocabulary.load(options.vocabulary)
-    checks = [check(path, kind, vocabulary or None) for path, kind in files.items()]
+    form = form_of(options.prompt_form)
+    for name in ("feature_lengths", "prompt_form"):
+        if getattr(options, name) is not None and vocabulary is None:
+            raise UserError(f"--{name} says nothing without --vocabulary=FILE")
+    checks = [
+        check(path, kind, vocabulary or None, options.feature_lengths, form) for path, kind in files
+    ]
     for found in checks:
         print(found.report())
     bad = [found.path for found in checks if found.problems]
@@ -199,23 +214,31 @@ def _configure_jax() -> None:
         os.environ.setdefault("PJRT_NPROC", str(4 * devices))
 
 
-def _read_prompts(path: str | None) -> list[str]:
-    """Prompts from a file (None: standard input) of one text a line, or of JSON lines."""
+def _read_prompts(path: str | None, form: "PromptForm") -> list[str] | list[dict[str, str]]:
+    """Prompts from a file (None: standard input) of one text a line, or of JSON lines.
+
+    Lines have the key `prompt`, or the fields of the form that the checkpoint's prompts have.
+    """
     from nlhf_jax.data import json_lines
 
     name = path or "standard input"
     with unreadable_is_one_error(name, "the prompts"):
         content = sys.stdin.buffer.read() if path is None else epath.Path(path).read_bytes()
-    lines = content.splitlines()
+    content = content.removeprefix(codecs.BOM_UTF8)
     if content.lstrip().startswith(b"{"):
-        rows = json_lines.all_rows(json_lines.scan_lines(lines, name, "prompts"))
-        return [row.prompt for row in rows]
+        return json_lines.all_rows(json_lines.scan_prompts(content, name, form))
+    lines = content.splitlines()
     try:
         prompts = [line.decode("utf-8").strip() for line in lines if line.strip()]
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not UTF-8 text") from error
     if not prompts:
         raise UserError(f"{name} holds no prompt: give one a line")
+    for number, prompt in enumerate(prompts, start=1):
+        try:
+            form.prompt_of({"prompt": prompt})
+        except ValueError as error:
+            raise UserError(f"{name}, prompt {number}: {error}") from None
     return prompts
 
 

@@ -208,6 +208,17 @@ def _data_parser() -> _Parser:
     add("action", choices=("check", "vocabulary"))
     add("files", nargs="+", metavar="KIND:FILE")
     add("--vocabulary", metavar="FILE", help="for check: SentencePiece model, to count tokens with")
+    add(
+        "--feature_lengths",
+        type=_lengths,
+        metavar="NAME=N,...",
+        help="for check: says how many texts these would cut: inputs and targets, text and summary",
+    )
+    add(
+        "--prompt_form",
+        metavar="FORM",
+        help="for check: what stands around each prompt, such as '{prompt} TL;DR:'",
+    )
     add("--output", metavar="FILE", help="for vocabulary: the SentencePiece model to write")
     add("--size", type=int, metavar="N", help="for vocabulary: its number of pieces")
     return parser

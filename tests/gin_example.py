@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from nlhf_jax.data.prompts import PLAIN
 from nlhf_jax.errors import UserError
 
 
@@ -63,6 +64,10 @@ def evaluate_stage(workdir, players: Mapping[str, str]) -> None:
 def write_report(workdir):
     CALLS.append(("report", str(workdir)))
     (Path(workdir) / "report.html").write_text("<html>")
+
+
+def prompt_form(checkpoint):
+    return PLAIN
 
 
 def sample(checkpoint, prompts, num_samples, temperature, seed):

@@ -40,6 +40,7 @@ class Jobs:
     train = staticmethod(gin_example.train_stage)
     evaluate = staticmethod(gin_example.evaluate_stage)
     sample = staticmethod(gin_example.sample)
+    prompt_form = staticmethod(gin_example.prompt_form)
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ def describe(
     vocabulary_bytes: bytes,
     rater_template: Any = None,
     rater_labels: Any = None,
+    prompt_form: str | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint says about itself, as a JSON-able dict.
 
@@ -26,6 +27,8 @@ def describe(
       vocabulary_bytes: the SentencePiece model file's content.
       rater_template: token ids of the template's segments; None where the network rates nothing.
       rater_labels: token ids of "1" and "2"; None where the network has no such labels.
+      prompt_form: what stands around a prompt's text (`data.prompts.PromptForm.form`), for those
+        who write prompts for it; None, as in checkpoints of release 0.1: nothing.
     """
     return {
         "kind": kind,
@@ -33,6 +36,7 @@ def describe(
         "feature_lengths": dict(feature_lengths),
         "rater_template": rater_template,
         "rater_labels": rater_labels,
+        "prompt_form": prompt_form,
         "vocabulary": {
             "sha256": hashlib.sha256(vocabulary_bytes).hexdigest(),
             "base64": base64.b64encode(vocabulary_bytes).decode("ascii"),

@@ -13,6 +13,7 @@ from nlhf_jax.checkpoints.description import check_same_vocabulary, describe
 from nlhf_jax.checkpoints.opening import open_checkpoint
 from nlhf_jax.checkpoints.stored import StoredCheckpoint
 from nlhf_jax.data.datasets import Dataset
+from nlhf_jax.data.prompts import PLAIN, PromptForm
 from nlhf_jax.data.templates import RaterTemplate, RewardTemplate
 from nlhf_jax.data.vocabularies import Vocabulary
 from nlhf_jax.errors import UserError
@@ -52,6 +53,11 @@ class Network:
     @property
     def feature_lengths(self) -> dict[str, int]:
         return self.description["feature_lengths"]
+
+    @property
+    def prompt_form(self) -> PromptForm:
+        form = self.description.get("prompt_form")
+        return PLAIN if form is None else PromptForm(form)
 
     def preference_model(self) -> PreferenceModel:
         return PreferenceModel(
@@ -128,7 +134,8 @@ def _describe(
             f"the checkpoint {found.path} ({found.format}) does not say with which vocabulary and "
             "lengths it was trained: `nlhf convert` makes one that does"
         )
-    return describe_as(kind, model, feature_lengths, data.vocabulary, data.rater, data.reward)
+    form = data.prompt_form.form
+    return describe_as(kind, model, feature_lengths, data.vocabulary, data.rater, data.reward, form)
 
 
 def describe_as(
@@ -138,6 +145,7 @@ def describe_as(
     vocabulary: Vocabulary,
     rater: RaterTemplate,
     reward: RewardTemplate,
+    prompt_form: str | None = None,
 ) -> dict[str, Any]:
     """`checkpoints.describe` of a network of some kind; what its kind does not need is left out."""
     templates = {"preference": rater.segments, "reward": reward.segments}
@@ -148,6 +156,7 @@ def describe_as(
         vocabulary_bytes=vocabulary.model_bytes,
         rater_template=templates.get(kind),
         rater_labels=vocabulary.rater_labels() if kind == "preference" else None,
+        prompt_form=prompt_form,
     )
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nlhf_jax.data.batches import Examples, load_examples
+from nlhf_jax.data.json_lines import File, is_skipped
+from nlhf_jax.data.prompts import PLAIN, PromptForm, form_of
 from nlhf_jax.data.templates import (
     SHORT_INSTRUCTION,
     SHORT_SUMMARY,
@@ -20,6 +22,7 @@ from nlhf_jax.data.templates import (
     reward_segments,
     short_rater_segments,
 )
+from nlhf_jax.data.tldr.files import PROMPT_FORM
 from nlhf_jax.data.tldr_mini import population
 from nlhf_jax.data.vocabularies import Vocabulary, tldr_mini_vocabulary
 from nlhf_jax.evaluation.judges import Judge, PopulationJudge
@@ -38,6 +41,8 @@ class Dataset:
       rater: template of a preference model.
       reward: template of a reward model.
       judge: who the raters are, where they are known exactly; None on real data.
+      prompt_form: what of a prompt stays when it is shortened.
+      files: (task, split) -> the user's file that is read for it, where there is one.
     """
 
     name: str
@@ -45,6 +50,8 @@ class Dataset:
     rater: RaterTemplate
     reward: RewardTemplate
     judge: Judge | None = None
+    prompt_form: PromptForm = PLAIN
+    files: dict[tuple[str, str], File] = dataclasses.field(default_factory=dict, repr=False)
     _read: dict[tuple, Examples] = dataclasses.field(default_factory=dict, repr=False)
 
     def examples(self, task: str, split: str, feature_lengths: Mapping[str, int]) -> Examples:
@@ -58,6 +65,14 @@ class Dataset:
                 check_feature_lengths(self.rater, feature_lengths)
             self._read[key] = load_examples(f"{self.name}_{task}", split, feature_lengths)
         return self._read[key]
+
+    def skipped(self, task: str, split: str) -> Sequence[str]:
+        """What was wrong with the lines that are not among `examples`, a sentence each.
+
+        Where bad lines stop the run there are none.
+        """
+        file = self.files.get((task, split))
+        return file.skipped if file is not None else ()
 
 
 @functools.cache  # the stages of a chain share what one of them has read
@@ -87,7 +102,8 @@ def tldr_mini(data_dir: str, short_template: bool = True) -> Dataset:
 @functools.cache
 def _tldr(vocabulary: str, short_template: bool, read_so: tuple) -> Dataset:
     words = Vocabulary.load(vocabulary)
-    return Dataset("tldr", words, *_templates(words, short_template))
+    templates = _templates(words, short_template)
+    return Dataset("tldr", words, *templates, prompt_form=PROMPT_FORM)
 
 
 def tldr(
@@ -132,7 +148,9 @@ def tldr(
     read_so = (data_dir, repr(batches), repr(levels))
     dataset = _tldr(vocabulary, short_template, read_so)
     # Also when the dataset is an old one: another's tasks may have taken their names since.
-    tasks.register_tasks(dataset.name, found, dataset.vocabulary, dataset.rater)
+    tasks.register_tasks(
+        dataset.name, found, dataset.vocabulary, dataset.rater, dataset.prompt_form
+    )
     return dataset
 
 
@@ -143,6 +161,8 @@ def json_lines(
     short_template: bool,
     prompts: Mapping[str, str] | None = None,
     name: str = "json_lines",
+    prompt_form: str | None = None,
+    bad_lines: str | None = None,
 ) -> Dataset:
     """A user's files: `{split: path}` for each kind (see `data/json_lines.py` for their keys).
 
@@ -153,11 +173,34 @@ def json_lines(
       prompts: for policy training and tournaments; by default those of `sft`.
       name: prefix of the tasks.
       short_template: as in `tldr_mini`.
+      prompt_form: what stands around a line's prompt, such as "{prompt}\\n\\nTL;DR:", and stays
+        when it is shortened; None: nothing.
+      bad_lines: "stop" (or None): a line that cannot be used is an error; "skip": it is left out,
+        counted, and listed.
+
+    Raises UserError for a file or a setting that cannot be used.
     """
     from nlhf_jax.data import sources
 
-    found = sources.json_lines_sources(sft, preferences, prompts)
-    return _registered(name, vocabulary, found, short_template)
+    skip = is_skipped(bad_lines)
+    kinds = {"sft": sft, "preferences": preferences, "prompts": prompts}
+    files = {
+        kind: {split: File(path, kind, skip) for split, path in (paths or {}).items()}
+        for kind, paths in kinds.items()
+    }
+    found = sources.json_lines_sources(**files, form=form_of(prompt_form))
+    dataset = _registered(name, vocabulary, found, short_template, prompt_form=prompt_form)
+    of_tasks = {
+        "sft": "sft",
+        "comparisons": "preferences",
+        "prompts": "prompts" if prompts else "sft",
+    }
+    dataset.files.update(
+        ((task, split), file)
+        for task, kind in of_tasks.items()
+        for split, file in files[kind].items()
+    )
+    return dataset
 
 
 def from_rows(
@@ -168,6 +211,7 @@ def from_rows(
     prompts: "sources.Prompts | None" = None,
     short_template: bool = False,
     judge: Judge | None = None,
+    prompt_form: str | None = None,
 ) -> Dataset:
     """Data from anywhere: call it in a function of your own, which a gin file names as DATA.
 
@@ -179,12 +223,12 @@ def from_rows(
       prompts: the same of `json_lines.Prompt`; by default those of `sft`.
       short_template: as in `tldr_mini`.
       judge: who the raters are, where they are known exactly.
+      prompt_form: as in `json_lines`.
     """
     from nlhf_jax.data import sources
 
-    return _registered(
-        name, vocabulary, sources.row_sources(sft, preferences, prompts), short_template, judge
-    )
+    found = sources.row_sources(sft, preferences, prompts, form_of(prompt_form))
+    return _registered(name, vocabulary, found, short_template, judge, prompt_form)
 
 
 def _registered(
@@ -193,12 +237,14 @@ def _registered(
     found: "sources.Sources",
     short_template: bool,
     judge: Judge | None = None,
+    prompt_form: str | None = None,
 ) -> Dataset:
     from nlhf_jax.data import tasks
 
     words = Vocabulary.load(vocabulary)
-    dataset = Dataset(name, words, *_templates(words, short_template), judge=judge)
-    tasks.register_tasks(name, found, words, dataset.rater)
+    form = form_of(prompt_form)
+    dataset = Dataset(name, words, *_templates(words, short_template), judge, form)
+    tasks.register_tasks(name, found, words, dataset.rater, form)
     return dataset
 
 

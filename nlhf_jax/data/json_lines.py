@@ -10,12 +10,16 @@ Other keys are ignored. Files are UTF-8; a path may be one of Google Cloud Stora
 """
 
 import dataclasses
-import json
+import functools
+import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from etils import epath
 
+from nlhf_jax.data.json_records import lines, record, shown, text
+from nlhf_jax.data.prompts import PLAIN, PromptForm
 from nlhf_jax.errors import UserError
 
 
@@ -57,54 +61,49 @@ def texts(row: Demonstration | Comparison | Prompt) -> dict[str, str]:
     return {key: value for key, value in vars(row).items() if isinstance(value, str)}
 
 
-def _shown(value) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _parse(line: bytes, kind: str):
+def _parse(line: bytes, kind: str) -> Demonstration | Comparison | Prompt:
     """The row of one line. Raises ValueError with what is wrong with it."""
-    try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start + 1} of the line is not valid UTF-8") from None
-    try:
-        record = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not valid JSON: {error.msg} at column {error.colno}") from None
-    except RecursionError:
-        raise ValueError("not usable JSON: nested too deeply") from None
     wanted = " and ".join(f"'{key}'" for key in _TEXTS[kind])
-    if not isinstance(record, dict):
-        raise ValueError(f"wanted a JSON object with {wanted}, met {_shown(record)}")
+    found = record(line, f" with {wanted}")
     for key in _TEXTS[kind]:
-        if key not in record:
+        if key not in found:
             raise ValueError(f"the key '{key}' is missing; a line of kind '{kind}' needs {wanted}")
-        value = record[key]
-        if not isinstance(value, str):
-            raise ValueError(f"'{key}' must be text, met {_shown(value)}")
-        if not value.strip():
-            raise ValueError(f"'{key}' is empty")
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError:
-            raise ValueError(f"'{key}' holds half of a surrogate pair, which is no text") from None
-    fields = {key: record[key] for key in _TEXTS[kind]}
+    fields: dict[str, Any] = {key: text(found, key) for key in _TEXTS[kind]}
     if kind == "preferences":
         if fields["chosen"] == fields["rejected"]:
             raise ValueError("'chosen' and 'rejected' are the same text")
-        weight = record.get("weight", 1.0)
+        weight = found.get("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-            raise ValueError(f"'weight' must be a number in (0.5, 1], met {_shown(weight)}")
+            raise ValueError(f"'weight' must be a number in (0.5, 1], met {shown(weight)}")
         if not 0.5 < weight <= 1:
-            raise ValueError(f"'weight' must be in (0.5, 1], met {_shown(weight)}")
+            raise ValueError(f"'weight' must be in (0.5, 1], met {shown(weight)}")
         fields["weight"] = float(weight)
     return KINDS[kind](**fields)
 
 
+def _parse_prompt(line: bytes, form: PromptForm) -> str | dict[str, str]:
+    """A prompt for `nlhf sample`: its text, or the fields of the form. Raises ValueError."""
+    wanted = form.fields if form.fields != ("prompt",) else ()
+    found = record(line, " with 'prompt'" if not wanted else "")
+    if wanted and all(name in found for name in wanted):
+        return {name: text(found, name) for name in wanted}
+    if "prompt" not in found:
+        raise ValueError(
+            "the key 'prompt' is missing"
+            + (f"; a line needs it, or {' and '.join(map(repr, wanted))}" if wanted else "")
+        )
+    prompt = text(found, "prompt")
+    form.prompt_of({"prompt": prompt})
+    return prompt
+
+
 def check_exists(path: str | os.PathLike) -> None:
     """Raises UserError if there is no such file."""
-    if not epath.Path(path).exists():
+    try:
+        there = epath.Path(path).exists()
+    except (OSError, ValueError):  # a name that is too long, or has a NUL byte
+        there = False
+    if not there:
         raise UserError(f"{path}: cannot read the file: there is none")
 
 
@@ -117,24 +116,35 @@ def scan(
     """
     try:
         with epath.Path(path).open("rb") as file:
-            yield from scan_lines(file, str(path), kind)
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the file: {error.strerror or error}") from None
+            yield from _scan(
+                lines(file, str(path)), str(path), functools.partial(_parse, kind=kind)
+            )
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot read the file: {reason}") from None
 
 
-def scan_lines(
-    lines: Iterable[bytes], name: str, kind: str
-) -> Iterator[Demonstration | Comparison | Prompt | UserError]:
-    """`scan` for lines that are read already; `name` is what errors call their source."""
+def scan_prompts(
+    content: bytes, name: str, form: PromptForm = PLAIN
+) -> Iterator[str | dict[str, str] | UserError]:
+    """`scan` for prompts that are read already, of a form; `name` is what errors call their source.
+
+    A prompt is its text, or the fields of the form.
+    """
+    parse = functools.partial(_parse_prompt, form=form)
+    return _scan(lines(io.BytesIO(content), name), name, parse)
+
+
+def _scan(found_lines: Iterable[bytes], name: str, parse: Callable[[bytes], Any]) -> Iterator[Any]:
     found = False
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(found_lines, start=1):
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")  # byte order mark of some editors
         if not line.strip():
             continue
         found = True
         try:
-            yield _parse(line, kind)
+            yield parse(line)
         except ValueError as error:
             yield UserError(f"{name}, line {number}: {error}")
     if not found:
@@ -146,8 +156,50 @@ def read(path: str | os.PathLike, kind: str) -> list:
     return all_rows(scan(path, kind))
 
 
+def is_skipped(bad_lines: str | None) -> bool:
+    """Whether bad lines are left out. Raises UserError unless it is "skip", "stop" or None."""
+    if bad_lines not in (None, "stop", "skip"):
+        raise UserError(f"BAD_LINES is {bad_lines!r} but must be 'stop' or 'skip'")
+    return bad_lines == "skip"
+
+
+class File:
+    """A file whose rows are read when it is called.
+
+    Attributes:
+      path: where it is.
+      kind: a key of `KINDS`.
+      skip: leave bad lines out, instead of stopping at the first one.
+      skipped: of the last reading, what was wrong with the lines left out, a sentence each.
+    """
+
+    def __init__(self, path: str | os.PathLike, kind: str, skip: bool = False):
+        if kind not in KINDS:
+            raise UserError(f"there is no kind of data '{kind}'; wanted one of {list(KINDS)}")
+        self.path, self.kind, self.skip = path, kind, skip
+        self.skipped: list[str] = []
+
+    def __call__(self) -> list:
+        """All good rows. Raises UserError at a bad line that is not skipped, or if none is good."""
+        if not self.skip:
+            return read(self.path, self.kind)
+        scanned = list(scan(self.path, self.kind))
+        self.skipped = [str(row) for row in scanned if isinstance(row, UserError)]
+        if len(self.skipped) == len(scanned):
+            raise UserError(
+                f"{self.path}: all {len(scanned)} lines are bad, the first one: {self.skipped[0]}"
+            )
+        return [row for row in scanned if not isinstance(row, UserError)]
+
+
+def shortened(sentences: Sequence[str], most: int = 20) -> list[str]:
+    """The first `most` of some sentences, and how many more there are."""
+    more = len(sentences) - most
+    return [*sentences[:most], *([f"... and {more} more"] if more > 0 else [])]
+
+
 def all_rows(scanned: Iterable) -> list:
-    """What `scan` and `scan_lines` give, as a list. Raises UserError at the first bad line."""
+    """What `scan` and `scan_prompts` give, as a list. Raises UserError at the first bad line."""
     rows = []
     for row in scanned:
         if isinstance(row, UserError):

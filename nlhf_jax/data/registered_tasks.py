@@ -20,6 +20,7 @@ import os
 
 from nlhf_jax.data import sources, tasks, templates, vocabularies
 from nlhf_jax.data.tasks import SeqioVocabulary
+from nlhf_jax.data.tldr import files as tldr_files
 from nlhf_jax.data.vocabularies import Vocabulary
 
 _T5_VOCABULARY = "gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model"
@@ -53,4 +54,5 @@ tasks.register_tasks(
     sources.tldr_sources(None, _TLDR_FILES),
     _load_tldr_vocabulary,
     templates.rater_segments,
+    tldr_files.PROMPT_FORM,
 )

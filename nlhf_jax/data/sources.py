@@ -12,14 +12,14 @@ seqio's own TFDS source may ask Google's servers for prepared data; these never 
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from nlhf_jax.data import json_lines, tfds_local
-from nlhf_jax.data.json_lines import Comparison, Demonstration, Prompt
+from nlhf_jax.data.json_lines import Comparison, Demonstration, File, Prompt
+from nlhf_jax.data.prompts import PLAIN, PromptForm
 from nlhf_jax.data.tf_imports import seqio, tf
 from nlhf_jax.data.tldr import builder as tldr
-from nlhf_jax.data.tldr.files import prompt_parts
+from nlhf_jax.data.tldr.files import PROMPT_FORM
 from nlhf_jax.data.tldr_mini import builder as tldr_mini
 from nlhf_jax.data.tldr_mini.text import SPLIT_COMPARISONS, SPLIT_POSTS
 from nlhf_jax.errors import UserError
@@ -78,7 +78,7 @@ def tldr_mini_sources(data_dir: str | None) -> Sources:
 
 
 def _tldr_prompt(row):
-    return tf.strings.join(prompt_parts(row["subreddit"], row["title"], row["post"]))
+    return tf.strings.join(PROMPT_FORM.parts(row))
 
 
 class _TldrSource(seqio.FunctionDataSource):
@@ -159,41 +159,54 @@ def row_sources(
     sft: Demonstrations | None = None,
     preferences: Comparisons | None = None,
     prompts: Prompts | None = None,
+    form: PromptForm = PLAIN,
 ) -> Sources:
     """Rows from anywhere: rows of a split are asked for when it is first read, and kept.
 
     Without `prompts` the prompts are those of `sft`, each once, with their completions as
-    references.
+    references. `form` is put around each prompt.
     """
-    demonstrations = _row_source(sft, "sft", _grouped, _WITH_COMPLETIONS)
-    asked = _row_source(prompts, "prompts", _without_completions, _WITH_COMPLETIONS)
+
+    def row_source(splits, kind: str, as_dicts: Callable, signature: dict):
+        def formed(rows: Iterable) -> Iterable[dict]:
+            return ({**row, "prompt": form.fill(row)} for row in as_dicts(rows))
+
+        return _row_source(splits, kind, formed, signature)
+
+    demonstrations = row_source(sft, "sft", _grouped, _WITH_COMPLETIONS)
+    asked = row_source(prompts, "prompts", _without_completions, _WITH_COMPLETIONS)
     return Sources(
         sft=demonstrations,
-        preferences=_row_source(preferences, "preferences", _as_dicts, _COMPARISON),
+        preferences=row_source(preferences, "preferences", _as_dicts, _COMPARISON),
         prompts=asked or demonstrations,
     )
 
 
 def json_lines_sources(
-    sft: Mapping[str, str] | None = None,
-    preferences: Mapping[str, str] | None = None,
-    prompts: Mapping[str, str] | None = None,
+    sft: Mapping[str, str | File] | None = None,
+    preferences: Mapping[str, str | File] | None = None,
+    prompts: Mapping[str, str | File] | None = None,
+    form: PromptForm = PLAIN,
 ) -> Sources:
     """A user's files; each argument maps a split's name to a path. See `row_sources`.
 
     Raises UserError if a file does not exist, also one that only the last stage of a chain needs.
     """
 
-    def readers(paths: Mapping[str, str] | None, kind: str) -> dict[str, Callable]:
-        for path in (paths or {}).values():
-            json_lines.check_exists(path)
-        return {
-            split: functools.partial(json_lines.read, path, kind)
-            for split, path in (paths or {}).items()
+    def readers(given: Mapping[str, str | File] | None, kind: str) -> dict[str, File]:
+        files = {
+            split: file if isinstance(file, File) else File(file, kind)
+            for split, file in (given or {}).items()
         }
+        for file in files.values():
+            json_lines.check_exists(file.path)
+        return files
 
     return row_sources(
-        readers(sft, "sft"), readers(preferences, "preferences"), readers(prompts, "prompts")
+        readers(sft, "sft"),
+        readers(preferences, "preferences"),
+        readers(prompts, "prompts"),
+        form,
     )
 
 

@@ -114,6 +114,18 @@ def needed_length(template: RaterTemplate | RewardTemplate, text: int, summary: 
     return text + template.summaries * summary + template.length + 1
 
 
+def check_inputs(template: RaterTemplate | RewardTemplate, inputs: int, text: int) -> None:
+    """Raises UserError if `inputs` tokens have no room for the template, `text` tokens of the text,
+    a token of each summary and EOS; for T5X, which names no other lengths.
+    """
+    needed = needed_length(template, text, 1)
+    if inputs < needed:
+        raise UserError(
+            f"the length of 'inputs' is {inputs} but the rater's template needs at least {needed} "
+            f"(text {text} + {template.summaries} x 1 + {template.length} + EOS); raise it"
+        )
+
+
 def check_feature_lengths(
     template: RaterTemplate | RewardTemplate, feature_lengths: Mapping[str, int]
 ) -> int:

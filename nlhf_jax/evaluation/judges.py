@@ -98,12 +98,14 @@ class NetworkJudge(abc.ABC):
     """A network that is asked twice about every pair; subclasses say what, and what it means.
 
     Texts are tokenised as the data pipeline does: tokens and EOS, cut to the feature length with
-      EOS kept.
+      EOS kept, and of a prompt its form.
 
     Args:
       network: int32 tokens, text `[B, S]` and one or two responses `[B, T]`, to float32 `[B]`.
         Called with full batches only, so it compiles once.
       encode: text to token ids, without EOS.
+      encode_prompt: prompt and feature length to token ids without EOS, fewer than that length
+        (`data.prompts.PromptForm.tokens`); None cuts a prompt as any text, at its end.
       special: the network's tokens for padding and end.
       text_length, response_length: the feature lengths S and T, in tokens.
       batch_size: B.
@@ -120,10 +122,13 @@ class NetworkJudge(abc.ABC):
         text_length: int,
         response_length: int,
         batch_size: int,
+        encode_prompt: Callable[[str, int], list[int]] | None = None,
     ):
         self._network = network
         # Every response meets every other policy's: the same text is tokenised once.
-        self._encode = functools.lru_cache(maxsize=100_000)(encode)
+        encode = functools.lru_cache(maxsize=100_000)(encode)
+        self._encode = lambda text, length: encode(text)[: length - 1]
+        self._encode_prompt = functools.lru_cache(maxsize=10_000)(encode_prompt or self._encode)
         self._special = special
         self._text_length = text_length
         self._response_length = response_length
@@ -138,9 +143,9 @@ class NetworkJudge(abc.ABC):
             )
         if not prompts:
             return np.zeros(0)
-        text = self._tokens(prompts, self._text_length)
-        one = self._tokens(first, self._response_length)
-        other = self._tokens(second, self._response_length)
+        text = self._tokens(prompts, self._text_length, self._encode_prompt)
+        one = self._tokens(first, self._response_length, self._encode)
+        other = self._tokens(second, self._response_length, self._encode)
         asked = []
         for start in range(0, len(prompts), self._batch_size):
             # The last batch is filled up with its last row: a row of padding alone is no input of
@@ -163,10 +168,12 @@ class NetworkJudge(abc.ABC):
     def _probability(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
         """P(first > second) `[N]` float64 from those answers."""
 
-    def _tokens(self, texts: Sequence[str], length: int) -> np.ndarray:
+    def _tokens(
+        self, texts: Sequence[str], length: int, encode: Callable[[str, int], list[int]]
+    ) -> np.ndarray:
         tokens = np.full((len(texts), length), self._special.pad, np.int32)
         for row, text in zip(tokens, texts, strict=True):
-            ids = self._encode(text)[: length - 1]
+            ids = encode(text, length)
             row[: len(ids)] = ids
             row[len(ids)] = self._special.eos
         return tokens

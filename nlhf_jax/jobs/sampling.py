@@ -1,26 +1,41 @@
 """The `sample` job: responses of one checkpoint, which needs no configuration."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
+from nlhf_jax.checkpoints import open_checkpoint
 from nlhf_jax.checkpoints.networks import load_network
+from nlhf_jax.data.prompts import PLAIN, PromptForm
 from nlhf_jax.data.vocabularies import Vocabulary
 from nlhf_jax.errors import UserError
 from nlhf_jax.rollout import sample_responses
 from nlhf_jax.sharding import Partitioner
 
 
+def prompt_form(checkpoint: str) -> PromptForm:
+    """What stands around a prompt's text, as in the checkpoint's training; nothing if it is silent.
+
+    Raises UserError if the checkpoint cannot be read.
+    """
+    form = (open_checkpoint(checkpoint).description or {}).get("prompt_form")
+    return PLAIN if form is None else PromptForm(form)
+
+
 def sample(
     checkpoint: str,
-    prompts: Sequence[str],
+    prompts: Sequence[str | Mapping[str, str]],
     num_samples: int,
     temperature: float,
     seed: int,
     batch_size: int = 32,
 ) -> list[list[str]]:
     """`num_samples` responses of one checkpoint to each prompt.
+
+    A prompt is a text, or the fields of the checkpoint's form of prompts; it is put into that form
+    and shortened as in training. How many were shortened is said on standard error.
 
     Raises UserError if the checkpoint cannot be read or is a rater's.
     """
@@ -34,9 +49,19 @@ def sample(
     vocabulary = Vocabulary.from_bytes(network.vocabulary_bytes)
     special = network.model.tokens
     rows = np.full((len(prompts), lengths["inputs"]), special.pad, np.int32)
+    form, cut = network.prompt_form, 0
+    form.check_length("inputs", lengths["inputs"], vocabulary.encode)
     for row, prompt in zip(rows, prompts, strict=True):
-        tokens = vocabulary.encode(prompt)[: lengths["inputs"] - 1] + [special.eos]
+        text = form.prompt_of({"prompt": prompt} if isinstance(prompt, str) else prompt)
+        tokens = [*form.tokens(text, lengths["inputs"], vocabulary.encode), special.eos]
         row[: len(tokens)] = tokens
+        cut += len(vocabulary.encode(text)) >= lengths["inputs"]
+    if cut:
+        print(
+            f"{cut} of {len(prompts)} prompts are longer than the checkpoint's "
+            f"{lengths['inputs']} tokens and were cut",
+            file=sys.stderr,
+        )
     rows = np.repeat(rows, num_samples, axis=0)
 
     @jax.jit

@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from nlhf_jax.checkpoints.networks import Network, load_network
+from nlhf_jax.data import json_lines
 from nlhf_jax.data.batches import Examples
 from nlhf_jax.data.datasets import Dataset
 from nlhf_jax.errors import UserError
@@ -81,6 +82,7 @@ def evaluate(
     for rater in measured:
         progress.message(f"{rater.name} agrees with {rater.accuracy.value:.1%} of the votes")
     examples = data.examples("prompts", split, feature_lengths)
+    hall.say_what_is_left_out(progress, examples, split)
     in_split = len(examples)
     examples = examples.take(num_prompts or in_split, seed)
     prompts, references = examples.texts("inputs"), examples.texts("references")
@@ -138,6 +140,17 @@ class _Hall:
             )
         return self.data.judge
 
+    def say_what_is_left_out(self, progress: Progress, examples: Examples, split: str) -> None:
+        """Which lines were skipped, and how many prompts are too long."""
+        skipped = [*self.data.skipped("prompts", split), *self.data.skipped("comparisons", split)]
+        for sentence in json_lines.shortened(skipped):
+            progress.message(f"skipped: {sentence}")
+        if cut := examples.truncated.get("inputs", 0):
+            progress.message(
+                f"{cut} of {len(examples)} prompts ({cut / len(examples):.1%}) are longer than "
+                f"TASK_FEATURE_LENGTHS['inputs'], {self.feature_lengths['inputs']}, and cut"
+            )
+
     def network_judge(self, network: Network, source: str) -> NetworkJudge:
         """The judge that a network of the kind "preference" or "reward" is."""
         if network.kind not in _NETWORK_JUDGES:
@@ -165,6 +178,7 @@ class _Hall:
             lengths["text"],
             lengths["summary"],
             self.partitioner.whole_shares(self.batch_size),
+            functools.partial(self.data.prompt_form.tokens, encode=self.data.vocabulary.encode),
         )
 
     def measure(self, raters: Mapping[str, str], split: str) -> tuple[RaterAccuracy, ...]:

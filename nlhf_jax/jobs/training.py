@@ -1,5 +1,6 @@
 """The `train` job: one learner."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import optax
 
 from nlhf_jax.checkpoints.description import describe
 from nlhf_jax.configuration import Configured, Settings
+from nlhf_jax.data import json_lines
 from nlhf_jax.data.batches import Examples
 from nlhf_jax.data.datasets import Dataset
 from nlhf_jax.errors import UserError
@@ -52,6 +54,25 @@ def _how_drawn(drawn: Examples, held_out: Examples, seed: int) -> dict[str, int]
     if len(drawn) == len(held_out):
         return {}
     return {"validation_examples": len(drawn), "validation_seed": seed}
+
+
+def _data_metrics(data: Dataset, task: str, examples: Examples) -> dict[str, float]:
+    """How many examples there are, and what of the data does not reach the learner.
+
+    Lines that were skipped are counted over both splits, and listed on standard error.
+    """
+    found: dict[str, float] = {"examples": len(examples)}
+    for name, count in examples.truncated.items():
+        found |= {
+            f"truncated_{name}": count,
+            f"truncated_{name}_share": count / max(len(examples), 1),
+        }
+    if any(file.skip for file in data.files.values()):
+        skipped = [line for split in ("train", "validation") for line in data.skipped(task, split)]
+        found["skipped_lines"] = len(skipped)
+        for sentence in json_lines.shortened(skipped):
+            print(f"skipped: {sentence}", file=sys.stderr)
+    return found
 
 
 def train(
@@ -109,14 +130,14 @@ def train(
     built = learner(setup)
     task = _TASKS[built.kind]
     examples = data.examples(task, "train", feature_lengths)
-    counts = {f"truncated_{name}": count for name, count in examples.truncated.items()}
+    drawn_how: dict[str, int] = {}
     evaluation: list[dict[str, np.ndarray]] = []
     arrays = {"train": examples.arrays}
     if eval_examples != 0:
         held_out = data.examples(task, "validation", feature_lengths)
         drawn = held_out.take(eval_examples or len(held_out), seed)
         evaluation = list(drawn.eval_batches(batch_size))
-        counts |= _how_drawn(drawn, held_out, seed)
+        drawn_how = _how_drawn(drawn, held_out, seed)
         arrays["validation"] = drawn.arrays
     description = _describe(built, data, feature_lengths)
     now = run_record.describe_run(workdir, settings, setup.checkpoints, arrays, description)
@@ -136,7 +157,7 @@ def train(
         eval_period=eval_period,
         best_metric=best_metric,
         best_mode=best_mode,
-        data_metrics={"examples": len(examples)} | counts,
+        data_metrics=_data_metrics(data, task, examples) | drawn_how,
     )
 
 
@@ -162,4 +183,5 @@ def _describe(
         vocabulary_bytes=data.vocabulary.model_bytes,
         rater_template=described.get("template"),
         rater_labels=described.get("labels"),
+        prompt_form=data.prompt_form.form,
     )

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
 
 from etils import epath
@@ -19,29 +20,41 @@ _TEMPLATE_TEXTS = (
 )
 
 
-def train_vocabulary(workdir: str, files: Mapping[str, str], size: int) -> None:
+def train_vocabulary(
+    workdir: str, files: Mapping[str, str], size: int, bad_lines: str | None = None
+) -> None:
     """Trains `workdir/vocabulary.model` on JSON lines.
 
     Args:
       workdir: gets the SentencePiece model.
       files: path -> kind, "sft", "preferences" or "prompts".
       size: pieces, at most.
+      bad_lines: as of `data.datasets.json_lines`.
     """
-    train_from_files(files, epath.Path(workdir) / "vocabulary.model", size)
+    train_from_files(files, epath.Path(workdir) / "vocabulary.model", size, bad_lines)
 
 
-def train_from_files(files: Mapping[str, str], path: str | os.PathLike, size: int) -> Vocabulary:
+def train_from_files(
+    files: Mapping[str, str],
+    path: str | os.PathLike,
+    size: int,
+    bad_lines: str | None = None,
+) -> Vocabulary:
     """Trains a vocabulary on all texts of JSON lines files and the raters' templates.
 
     `files` maps paths to kinds. Writes the model to `path`. Raises UserError for bad files or a
     `size` too small for the characters in them.
     """
+    skip = json_lines.is_skipped(bad_lines)
 
     def texts() -> Iterator[str]:
         yield from _TEMPLATE_TEXTS
-        for file, kind in files.items():
-            for row in json_lines.read(file, kind):
+        for path, kind in files.items():
+            file = json_lines.File(path, kind, skip)
+            for row in file():
                 yield from json_lines.texts(row).values()
+            for sentence in json_lines.shortened(file.skipped):
+                print(f"skipped: {sentence}", file=sys.stderr)
 
     # In full before the trainer runs: an error inside its callback would lose its message.
     return vocabularies.train_vocabulary(list(texts()), path, size)

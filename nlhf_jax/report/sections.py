@@ -335,7 +335,7 @@ def _stages(report: Report) -> Section | None:
             Cell(_number(stage.steps_per_second, ".2f")),
             _last(stage, "train"),
             _last(stage, "validation"),
-            _values(stage.data, ".6g"),
+            _data(stage.data),
         ]
         for stage in report.stages
     ]
@@ -357,6 +357,18 @@ def _last(stage: Stage, split: str) -> Cell:
 
 def _values(values: Mapping[str, float], form: str) -> Cell:
     named = (f"{name}\N{NO-BREAK SPACE}{value:{form}}" for name, value in values.items())
+    return Cell(", ".join(named) or NOTHING)
+
+
+def _data(data: Mapping[str, float]) -> Cell:
+    """Examples, texts cut with their share, and what else a training says about its data."""
+    values = dict(data)
+    named = []
+    for name in data:
+        share = values.pop(f"{name}_share", None)
+        if name in values:
+            note = "" if share is None else f" ({share:.1%})"
+            named.append(f"{name}\N{NO-BREAK SPACE}{values[name]:.6g}{note}")
     return Cell(", ".join(named) or NOTHING)
 
 

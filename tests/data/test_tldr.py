@@ -275,7 +275,7 @@ def test_cached_tasks_give_what_others_give(dataset, tmp_path, monkeypatch, kind
     task = seqio.get_mixture_or_task(f"tldr_{kind}")
     write_cache(task, "validation", tmp_path)
     monkeypatch.setattr(seqio.utils, "_GLOBAL_CACHE_DIRECTORIES", [str(tmp_path)])
-    for length in (500, 12):  # one cache for whatever lengths
+    for length in (500, 48 if kind != "preferences" else 180):  # one cache for whatever lengths
         lengths = dict.fromkeys(("inputs", "targets", "text", "chosen", "rejected"), length)
 
         def rows(use_cached, lengths=lengths):

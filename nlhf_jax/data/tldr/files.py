@@ -6,13 +6,13 @@ not need may be there or not.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 from etils import epath
 
+from nlhf_jax.data.json_records import lines, record, shown
+from nlhf_jax.data.prompts import PromptForm
 from nlhf_jax.errors import UserError
 
 BASE_URL = "https://openaipublic.blob.core.windows.net/summarize-from-feedback"
@@ -28,6 +28,10 @@ BATCHES = (*(f"batch{number}" for number in range(3, 21)), "batch22")
 # Our names for the votes' splits: valid1 is for choosing models, valid2 for final numbers.
 VOTE_SPLITS = {"train": "train", "valid1": "validation", "valid2": "test"}
 HIGHEST_CONFIDENCE = 9
+
+# What a policy, and a rater, reads of a post. The usual form for this data, that of OpenAI's
+# summarize-from-feedback.
+PROMPT_FORM = PromptForm("SUBREDDIT: r/{subreddit}\n\nTITLE: {title}\n\nPOST: {post}\n\nTL;DR:")
 
 _AGAIN = "delete the file, and copy it again or set DOWNLOAD = True"
 
@@ -72,45 +76,9 @@ def vote_file(batch: str) -> str:
     return f"dataset/comparisons/{batch}.json"
 
 
-def prompt_parts(subreddit: Any, title: Any, post: Any) -> list:
-    """The pieces that, joined, are the prompt; the arguments may be strings or string tensors.
-
-    The form is the usual one for this data, that of OpenAI's summarize-from-feedback:
-
-        SUBREDDIT: r/{subreddit}
-
-        TITLE: {title}
-
-        POST: {post}
-
-        TL;DR:
-    """
-    return ["SUBREDDIT: r/", subreddit, "\n\nTITLE: ", title, "\n\nPOST: ", post, "\n\nTL;DR:"]
-
-
 def prompt(subreddit: str, title: str, post: str) -> str:
-    """What a policy, and a rater, reads of a post; see `prompt_parts`."""
-    return "".join(prompt_parts(subreddit, title, post))
-
-
-def _shown(value) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _record(line: bytes) -> dict:
-    """Raises ValueError with what is wrong with the line."""
-    try:
-        record = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"byte {error.start + 1} of the line is not valid UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not valid JSON: {error.msg} at column {error.colno}") from None
-    except RecursionError:
-        raise ValueError("not usable JSON: nested too deeply") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"wanted a JSON object, met {_shown(record)}")
-    return record
+    """What a policy, and a rater, reads of a post."""
+    return PROMPT_FORM.fill({"subreddit": subreddit, "title": title, "post": post})
 
 
 def _records(path) -> Iterator[tuple[str, dict]]:
@@ -118,7 +86,7 @@ def _records(path) -> Iterator[tuple[str, dict]]:
     found = False
     try:
         with epath.Path(path).open("rb") as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(lines(file, str(path)), start=1):
                 if not line.strip():
                     continue
                 place = f"{path}, line {number}"
@@ -129,7 +97,7 @@ def _records(path) -> Iterator[tuple[str, dict]]:
                     )
                 found = True
                 try:
-                    record = _record(line)
+                    content = record(line)
                 except ValueError as error:
                     if line.endswith(b"\n"):
                         raise UserError(f"{place}: {error}; {_AGAIN}") from None
@@ -137,9 +105,10 @@ def _records(path) -> Iterator[tuple[str, dict]]:
                         f"{place}: the file ends in the middle of this line, so it is not whole; "
                         f"{_AGAIN}"
                     ) from None
-                yield place, record
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the file: {error.strerror or error}") from None
+                yield place, content
+    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot read the file: {reason}") from None
     if not found:
         raise UserError(f"{path}: the file has no lines, wanted JSON objects; {_AGAIN}")
 
@@ -152,7 +121,7 @@ def _field(record: dict, key: str, kind: type, name: str = ""):
     value = record[key]
     if not isinstance(value, kind) or isinstance(value, bool):
         wanted = {str: "text", dict: "an object", list: "a list", int: "a whole number"}[kind]
-        raise ValueError(f"'{name}' must be {wanted}, met {_shown(value)}")
+        raise ValueError(f"'{name}' must be {wanted}, met {shown(value)}")
     return value
 
 
@@ -210,7 +179,7 @@ def _vote(record: dict) -> Vote:
         )
     summaries = _field(record, "summaries", list)
     if len(summaries) != 2 or not all(isinstance(summary, dict) for summary in summaries):
-        raise ValueError(f"'summaries' must be two objects, met {_shown(summaries)}")
+        raise ValueError(f"'summaries' must be two objects, met {shown(summaries)}")
     # Blank summaries stay: samplers write them, and raters judged them.
     texts = [_summary(summary, "text", "summaries.text") for summary in summaries]
     choice = _field(record, "choice", int)
@@ -218,7 +187,7 @@ def _vote(record: dict) -> Vote:
         raise ValueError(f"'choice' must be 0 or 1, met {choice}")
     split = _field(record, "split", str)
     if split not in VOTE_SPLITS:
-        raise ValueError(f"'split' must be one of {list(VOTE_SPLITS)}, met {_shown(split)}")
+        raise ValueError(f"'split' must be one of {list(VOTE_SPLITS)}, met {shown(split)}")
     policies = [_said(summary, "policy") for summary in summaries]
     return Vote(
         id=_text(info, "id", "info.id"),
@@ -236,9 +205,9 @@ def _vote(record: dict) -> Vote:
 
 
 def _read(path, parse) -> Iterator:
-    for place, record in _records(path):
+    for place, content in _records(path):
         try:
-            row = parse(record)
+            row = parse(content)
         except ValueError as error:
             raise UserError(f"{place}: {error}") from None
         yield row
