@@ -1,0 +1,102 @@
+"""What a run leaves behind, as names and values that two ends are compared by.
+
+Times, and what only says how a run went (its attempts' event files, its timing), are left out.
+"""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax looks for files that we do not write
+_TIMES = {"seconds", "started", "steps_per_second", "saved_at", "time"}
+STEPS = "steps that stay"
+_NOT_COMPARED = (
+    "commit_success.txt",  # Orbax's, with the time
+    "_CHECKPOINT_METADATA",
+    "timing.json",
+    "stages.json",
+    "report.html",  # with times, as report.md; what they say is in report.json
+    "report.md",
+)
+
+
+def ending(workdir: Path) -> dict[str, str]:
+    """{what: its value, or a hash of it} of everything below `workdir`."""
+    found: dict[str, str] = {}
+    for path in sorted(workdir.rglob("*")) if workdir.exists() else []:
+        inside = path.relative_to(workdir).as_posix()
+        if path.name == "checkpoints" and path.is_dir():
+            found |= {f"{inside}: {name}": value for name, value in _checkpoints(path)}
+        elif "checkpoints/" not in inside and path.is_file():
+            found |= _file(path, inside, workdir)
+    return found
+
+
+def differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
+    """Names of what is missing in one of them, or has another value."""
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+
+
+def _file(path: Path, inside: str, workdir: Path) -> dict[str, str]:
+    if "tfevents" in path.name:
+        return {}
+    if path.name in _NOT_COMPARED:
+        return {inside: "is there" if path.stat().st_size else "is empty"}
+    if ".tfrecord" in path.name:  # protocol buffers have no order
+        return {inside: str(path.stat().st_size)}
+    content = path.read_bytes().replace(str(workdir).encode(), b"WORKDIR")
+    if path.name == "metrics.jsonl":
+        lines = content.decode().splitlines()
+        return {f"{inside}: {i}": _timeless(json.loads(line)) for i, line in enumerate(lines)}
+    if path.suffix == ".json":
+        return {inside: _timeless(json.loads(content))}
+    return {inside: hashlib.sha256(content).hexdigest()}
+
+
+def _timeless(value: Any) -> str:
+    def without(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: without(one) for key, one in value.items() if key not in _TIMES}
+        return [without(one) for one in value] if isinstance(value, list) else value
+
+    text = json.dumps(without(value), sort_keys=True)
+    return text if len(text) < 200 else hashlib.sha256(text.encode()).hexdigest()
+
+
+def _checkpoints(directory: Path) -> Iterator[tuple[str, str]]:
+    """The last step with all its arrays, and what else stands in the directory."""
+    steps = sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+    for path in directory.iterdir():
+        if not path.name.isdigit():
+            yield re.sub(r"\d+", "#", path.name), "is left"
+    if not steps:
+        return
+    last = directory / str(steps[-1])
+    yield STEPS, str(steps)
+    yield "last step", str(steps[-1])
+    description = json.loads((last / "description" / "metadata").read_text())
+    yield "description", _timeless(description)
+    for name, array in arrays(last / "state").items():
+        text = f"{array.dtype} {array.shape} ".encode() + array.tobytes()
+        yield name, hashlib.sha256(text).hexdigest()
+
+
+def arrays(state: Path) -> dict[str, np.ndarray]:
+    """All arrays of a saved state, read by Orbax alone."""
+    with ocp.PyTreeCheckpointer() as reader:
+        tree = reader.metadata(state.absolute()).item_metadata.tree
+        how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        restored = reader.restore(state.absolute(), args=ocp.args.PyTreeRestore(restore_args=how))
+    leaves, _ = jax.tree_util.tree_flatten_with_path(restored)
+    return {
+        jax.tree_util.keystr(key, simple=True, separator="/"): np.asarray(leaf)
+        for key, leaf in leaves
+    }
