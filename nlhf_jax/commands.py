@@ -175,7 +175,7 @@ def data(options: argparse.Namespace) -> None:
 
 
 def prepare_for_buckets(arguments: Sequence[str]) -> None:
-    """Where an argument names a bucket, imports TensorFlow as ours before `epath` does it loudly."""
+    """Where an argument names a bucket, imports TensorFlow as ours before `epath` does, loudly."""
     if any("gs://" in argument for argument in arguments):
         importlib.import_module("nlhf_jax.data.tf_imports")
 
@@ -214,7 +214,7 @@ def _configure_jax() -> None:
         os.environ.setdefault("PJRT_NPROC", str(4 * devices))
 
 
-def _read_prompts(path: str | None, form: "PromptForm") -> list[str] | list[dict[str, str]]:
+def _read_prompts(path: str | None, form: "PromptForm") -> Sequence[str | dict[str, str]]:
     """Prompts from a file (None: standard input) of one text a line, or of JSON lines.
 
     Lines have the key `prompt`, or the fields of the form that the checkpoint's prompts have.
