@@ -108,7 +108,7 @@ def whole_steps(directory: epath.Path) -> list[int]:
 def latest_step(workdir: str) -> int | None:
     """The last step of a training with a whole checkpoint, or None."""
     directory = epath.Path(workdir) / DIRECTORY
-    steps = _whole_steps(directory) if directory.is_dir() else []
+    steps = whole_steps(directory)
     return steps[-1] if steps else None
 
 

@@ -10,10 +10,7 @@ All array and directory access goes through Orbax and `epath`, so a path may be 
 """
 
 import asyncio
-import contextlib
-import logging
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +20,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from nlhf_jax import __version__
+from nlhf_jax.checkpoints.failures import failure_is_one_error
 from nlhf_jax.checkpoints.integrity import Damage, check_state_files, flush, guarded, seal
 from nlhf_jax.checkpoints.ours import (
     DESCRIPTION,
@@ -81,7 +79,7 @@ class Checkpoints:
         # Orbax's own choice of format (OCDBT, zarr, zstd) was measured to be the fastest for small
         # models as well: it packs hundreds of small arrays into a few files. For T5 1.1 Large it
         # took half as much memory again as the arrays, files of their own a third.
-        with self._failure_is_one_error():
+        with failure_is_one_error(self.directory):
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
@@ -139,7 +137,7 @@ class Checkpoints:
                 DESCRIPTION: ocp.args.JsonSave(description),
             }
         )
-        with self._failure_is_one_error():
+        with failure_is_one_error(self.directory):
             self._manager.save(step, args=arguments, metrics=metrics or None)
 
     def add_evaluation(
@@ -151,7 +149,7 @@ class Checkpoints:
         """
         found = {"data_position": dict(data_position), "metrics": dict(metrics)}
         if jax.process_index() == 0:
-            with self._failure_is_one_error():
+            with failure_is_one_error(self.directory):
                 write_whole(self.directory / str(step) / EVALUATION, guarded(found))
 
     def restore_latest(self, abstract_state: Any) -> tuple[Any, dict[str, Any]] | None:
@@ -181,7 +179,7 @@ class Checkpoints:
 
         Raises UserError if it could not be saved, as `save` does for the one before it.
         """
-        with self._failure_is_one_error():
+        with failure_is_one_error(self.directory):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
@@ -212,24 +210,6 @@ class Checkpoints:
         if damages:
             self._manager.reload()
         return step
-
-    @contextlib.contextmanager
-    def _failure_is_one_error(self) -> Iterator[None]:
-        """Inside, what storage raises, also in the background, is a UserError.
-
-        What was written of the checkpoint so far goes: it would fill the disk for others, too.
-        """
-        try:
-            yield
-        except Exception as error:
-            reason = _storage_failure(error)
-            if reason is None:
-                raise
-            _remove_partial(self.directory)
-            raise UserError(
-                f"cannot save a checkpoint in {self.directory}: {reason}; those before it are as "
-                "they were: free or allow what is missing, and the same command continues"
-            ) from error
 
 
 # --- what Orbax is told --------------------------------------------------------------------------
@@ -334,41 +314,6 @@ def _nothing_whole(directory: epath.Path, damages: Mapping[int, str]) -> str:
         f"no checkpoint in {directory} is whole ({what}): copy one again from where there is a "
         f"copy, or remove {directory} to start from the first step"
     )
-
-
-# --- failures ------------------------------------------------------------------------------------
-
-# TensorStore's and TensorFlow's: a status, what was done, and the system's own words.
-_STATUS = re.compile(r"[A-Z_]+: ")
-_SYSTEM = re.compile(r".*: (.+?) \[os_error_code=")
-
-
-def _storage_failure(error: Exception) -> str | None:
-    """What storage says in an error of saving; None if the error is not of storage."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    text = str(error)
-    if found := _SYSTEM.search(text):
-        return found[1]
-    if isinstance(error, (OSError, UserError, Damage)) or _STATUS.match(text):
-        return first_line(error)
-    return None
-
-
-def _remove_partial(directory: epath.Path) -> None:
-    with contextlib.suppress(Exception):
-        for path in directory.glob("*.orbax-checkpoint-tmp"):
-            path.rmtree()
-
-
-class _NoTracebacks(logging.Filter):
-    """Orbax logs what fails in its threads; the same error then comes from `save` or `wait`."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and "orbax" in record.pathname)
-
-
-logging.getLogger("absl").addFilter(_NoTracebacks())
 
 
 # --- arrays --------------------------------------------------------------------------------------
