@@ -168,6 +168,8 @@ class _Run:
         """The state, new or from the latest checkpoint, straight onto the mesh; and its step."""
         self.progress.status("makes or restores its state")
         restored = self._checkpoints.restore_latest(self._learner.abstract_state())
+        for sentence in self._checkpoints.set_aside:
+            self.progress.message(sentence)
         if restored is None:
             return self._learner.init(), 0
         state, position = restored
@@ -188,6 +190,8 @@ class _Run:
         self._stack.callback(self._writer.close)
         if first_step:
             self.progress.message(f"continues at step {first_step} of {self._steps}")
+            if damaged := len(self._checkpoints.set_aside):
+                self._writer.write(first_step, "restarts", {"damaged_checkpoints": damaged})
         elif data_metrics:
             self._writer.write(0, "data", data_metrics)
         self._clock.lap("start")

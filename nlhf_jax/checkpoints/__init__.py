@@ -7,7 +7,8 @@
 | `opening` | opens a checkpoint of any format, ours, T5X's or Hugging Face's, without reading it |
 | `networks` | a network from any of them, on the mesh |
 | `ours` | what our directories look like |
-| `integrity` | whether a saved state's files are whole |
+| `integrity` | whether a checkpoint's files are what was written |
+| `failures` | what storage says when it cannot save |
 | `arrays`, `zarr` | arrays on disk that are read by slices |
 | `interop/` | the formats of others |
 

@@ -3,15 +3,21 @@
 import base64
 import contextlib
 import hashlib
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orbax.checkpoint as ocp
 from etils import epath
 
 from nlhf_jax.checkpoints.arrays import flattened, nested
-from nlhf_jax.checkpoints.integrity import check_state_files
+from nlhf_jax.checkpoints.integrity import (
+    CHECKSUMS,
+    Damage,
+    check_checksums,
+    check_state_files,
+    is_sealed,
+    read_guarded,
+)
 from nlhf_jax.checkpoints.stored import StoredCheckpoint
 from nlhf_jax.checkpoints.zarr import open_zarr, orbax_store
 from nlhf_jax.errors import UserError, first_line
@@ -37,9 +43,9 @@ def read(path: str, what: str = "params", best: bool = False) -> StoredCheckpoin
       UserError: the directory is missing, holds no checkpoint, or the checkpoint is damaged.
     """
     step_path = step_directory(epath.Path(path), best)
-    description = read_step_description(step_path)
     with damage_is_one_error(step_path):
-        check_state_files(step_path / STATE)
+        check_step(step_path)
+        description = read_step_description(step_path)
         saved = saved_tree(step_path)
         kept = [name for name in saved if flattened(saved[name]) and name not in _NOT_PARAMS]
     if what not in kept:
@@ -73,17 +79,25 @@ def read_description(path: str, *, best: bool = False) -> dict[str, Any]:
 
 
 def _damaged(path: epath.Path, error: Exception) -> UserError:
+    before = (
+        [step for step in whole_steps(path.parent) if step < int(path.name)]
+        if (path.name.isdigit())
+        else []
+    )
+    advice = f", or use {path.parent / str(before[-1])}, the step before it" if before else ""
     return UserError(
-        f"the checkpoint {path} is damaged, files are missing or cut ({first_line(error)}): "
-        "copy it again from where it came from, or delete this directory to use the step before it"
+        f"the checkpoint {path} is damaged ({first_line(error)}): copy it again from where it came "
+        f"from{advice}"
     )
 
 
 # --- finding -------------------------------------------------------------------------------------
 
 
-def _whole_steps(directory: epath.Path) -> list[int]:
+def whole_steps(directory: epath.Path) -> list[int]:
     """Steps under their final name in a `checkpoints/` directory, ascending."""
+    if not directory.is_dir():
+        return []
     return sorted(
         int(child.name)
         for child in directory.iterdir()
@@ -94,7 +108,7 @@ def _whole_steps(directory: epath.Path) -> list[int]:
 def latest_step(workdir: str) -> int | None:
     """The last step of a training with a whole checkpoint, or None."""
     directory = epath.Path(workdir) / DIRECTORY
-    steps = _whole_steps(directory) if directory.is_dir() else []
+    steps = whole_steps(directory)
     return steps[-1] if steps else None
 
 
@@ -110,7 +124,7 @@ def step_directory(path: epath.Path, best: bool) -> epath.Path:
     if (path / STATE).is_dir() or (path / DESCRIPTION).is_dir():
         return path
     directory = path / DIRECTORY if (path / DIRECTORY).is_dir() else path
-    steps = _whole_steps(directory)
+    steps = whole_steps(directory)
     if not steps:
         raise UserError(_nothing_inside(path))
     if not best:
@@ -135,38 +149,73 @@ def _nothing_inside(path: epath.Path) -> str:
 
 
 def _best_step(directory: epath.Path, steps: list[int]) -> int:
-    """The best of `steps` by the metric that the run named, the later one of equals."""
+    """The best of `steps` by the metric that the run named."""
     best = read_step_description(directory / str(steps[-1]))["best"]
-    scored = []
+    metrics = {}
     for step in steps:
-        try:
-            metrics = read_step_description(directory / str(step))["metrics"]
-        except UserError:
-            continue  # A run killed while it deleted an old step leaves a part of that one behind.
-        if best["metric"] in metrics:
-            scored.append((metrics[best["metric"]], step))
-    if not scored:
+        with contextlib.suppress(UserError):  # half deleted by a run that was killed meanwhile
+            metrics[step] = read_step_description(directory / str(step))["metrics"]
+    step = best_step(metrics, best)
+    if step is None:
         raise UserError(
             f"no best checkpoint in {directory}: none of them has the metric {best['metric']!r}; "
             "use the latest, or train with best_metric set"
         )
+    return step
+
+
+def best_step(metrics: Mapping[int, Mapping[str, float]], best: Mapping[str, Any]) -> int | None:
+    """The step whose metrics are best, the later one of equals; None if none has the metric.
+
+    Args:
+      metrics: by step.
+      best: as in a description: the name of the "metric", and the "mode", "max" or "min".
+    """
     sign = 1 if best["mode"] == "max" else -1
-    return max(scored, key=lambda pair: (sign * pair[0], pair[1]))[1]
+    scored = [
+        (sign * m[best["metric"]], step) for step, m in metrics.items() if best["metric"] in m
+    ]
+    return max(scored)[1] if scored else None
 
 
 # --- reading -------------------------------------------------------------------------------------
 
 
+def check_step(path: epath.Path, part: int = 0, of: int = 1) -> None:
+    """Raises Damage, with the file's name, unless all files of a step are as they were written.
+
+    Those of release 0.1 have no checksums: their index, sizes and JSON are looked at. Several
+    processes may share the work, as in `check_checksums`.
+    """
+    if (path / EVALUATION).exists():
+        read_guarded(path / EVALUATION)
+    if is_sealed(path):
+        return check_checksums(path, part, of)
+    if _description(path).get("checksums"):
+        raise Damage(f"{CHECKSUMS} is missing")
+    try:
+        check_state_files(path / STATE)
+    except ValueError as error:  # TensorStore's are of no class of their own.
+        raise Damage(first_line(error)) from error
+
+
 def read_step_description(path: epath.Path) -> dict[str, Any]:
+    with damage_is_one_error(path):
+        return _description(path)
+
+
+def _description(path: epath.Path) -> dict[str, Any]:
+    if not (path / DESCRIPTION).is_dir():
+        raise Damage(f"{DESCRIPTION} is missing")
     try:
         description = ocp.JsonCheckpointHandler().restore(path / DESCRIPTION)
-        for key in ("kind", "model", "vocabulary", "step", "data_position", "metrics", "best"):
-            if key not in description:
-                raise ValueError(f"{key!r} is missing in its description")
-        if (path / EVALUATION).exists():
-            description |= json.loads((path / EVALUATION).read_text())
-    except (OSError, ValueError) as error:
-        raise _damaged(path, error) from error
+    except (FileNotFoundError, ValueError) as error:
+        raise Damage(f"{DESCRIPTION} cannot be read: {first_line(error)}") from error
+    for key in ("kind", "model", "vocabulary", "step", "data_position", "metrics", "best"):
+        if not isinstance(description, dict) or key not in description:
+            raise Damage(f"{key!r} is missing in its {DESCRIPTION}")
+    if (path / EVALUATION).exists():
+        description |= read_guarded(path / EVALUATION)
     return description
 
 

@@ -2,35 +2,42 @@
 
 One step's directory, `WORKDIR/checkpoints/STEP/`, holds everything that is needed to continue the
 run or to use the network: the training state, the position in the data, the model's sizes, the
-vocabulary itself. Orbax writes into a temporary directory and renames it when all is on disk, so a
-directory under its final name is whole.
+vocabulary itself. Orbax writes into a temporary directory; when all is there, it is read back and
+its checksums are written beside it (`integrity`); then it gets its final name, and only then are
+older steps deleted. So a directory under its final name was whole, and can show that it still is.
 
 All array and directory access goes through Orbax and `epath`, so a path may be a bucket.
 """
 
-import json
-import math
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from orbax.checkpoint import checkpoint_managers
+from jax.experimental import multihost_utils
 
 from nlhf_jax import __version__
-from nlhf_jax.checkpoints.integrity import check_state_files
+from nlhf_jax.checkpoints.failures import failure_is_one_error
+from nlhf_jax.checkpoints.integrity import Damage, check_state_files, flush, guarded, seal
 from nlhf_jax.checkpoints.ours import (
     DESCRIPTION,
     DIRECTORY,
     EVALUATION,
     STATE,
+    best_step,
+    check_step,
     damage_is_one_error,
     read_step_description,
     saved_tree,
+    whole_steps,
 )
-from nlhf_jax.errors import UserError
+from nlhf_jax.errors import UserError, first_line, unreadable_is_one_error
 from nlhf_jax.files import absolute, write_whole
+
+SET_ASIDE = "damaged"  # beside DIRECTORY: steps that were found damaged
 
 
 class Checkpoints:
@@ -43,6 +50,12 @@ class Checkpoints:
       best_mode: "max" or "min": which value of it is best.
       asynchronous: write in the background; `save` then returns once the arrays are on the host.
       frugal: write with little memory beyond the arrays; slower for many small ones.
+
+    Attributes:
+      set_aside: what `restore_latest` found damaged, a sentence for each.
+
+    Raises:
+      UserError: `directory` cannot be made or cleaned up.
     """
 
     def __init__(
@@ -62,35 +75,31 @@ class Checkpoints:
             )
         self.directory = absolute(directory) / DIRECTORY
         self._best = {"metric": best_metric, "mode": best_mode}
-        policies: list[Any] = [checkpoint_managers.LatestN(keep)]
-        if best_metric is not None:
-            worst = -math.inf if best_mode == "max" else math.inf
-            policies.append(
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics.get(best_metric, worst),
-                    reverse=best_mode == "min",
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
+        self.set_aside: list[str] = []
         # Orbax's own choice of format (OCDBT, zarr, zstd) was measured to be the fastest for small
         # models as well: it packs hundreds of small arrays into a few files. For T5 1.1 Large it
         # took half as much memory again as the arrays, files of their own a third.
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                enable_async_checkpointing=asynchronous,
-                cleanup_tmp_directories=True,
-            ),
-            item_handlers={
-                STATE: ocp.PyTreeCheckpointHandler(
-                    use_ocdbt=not frugal,
-                    save_device_host_concurrent_gb=1 if frugal else None,
+        with failure_is_one_error(self.directory):
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=_LatestAndBest(self.directory, keep, self._best),
+                    enable_async_checkpointing=asynchronous,
+                    cleanup_tmp_directories=True,
+                    # Where a directory cannot be made, what waits for it would wait for minutes.
+                    async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+                    temporary_path_class=_sealed(self.directory),
+                    # It need not look into the steps that are there, which may be damaged.
+                    lightweight_initialize=True,
                 ),
-                DESCRIPTION: ocp.JsonCheckpointHandler(),
-            },
-        )
+                item_handlers={
+                    STATE: ocp.PyTreeCheckpointHandler(
+                        use_ocdbt=not frugal,
+                        save_device_host_concurrent_gb=1 if frugal else None,
+                    ),
+                    DESCRIPTION: ocp.JsonCheckpointHandler(),
+                },
+            )
 
     def latest_step(self) -> int | None:
         """The last step with a whole checkpoint, or None."""
@@ -117,20 +126,19 @@ class Checkpoints:
             "data_position": dict(data_position),
             "metrics": metrics,
             "best": self._best,
+            "checksums": True,
             "nlhf_jax": __version__,
         }
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                **{
-                    STATE: ocp.args.PyTreeSave(
-                        state, save_args=jax.tree_util.tree_map_with_path(_save_args, state)
-                    ),
-                    DESCRIPTION: ocp.args.JsonSave(description),
-                }
-            ),
-            metrics=metrics or None,
+        arguments = ocp.args.Composite(
+            **{
+                STATE: ocp.args.PyTreeSave(
+                    state, save_args=jax.tree_util.tree_map_with_path(_save_args, state)
+                ),
+                DESCRIPTION: ocp.args.JsonSave(description),
+            }
         )
+        with failure_is_one_error(self.directory):
+            self._manager.save(step, args=arguments, metrics=metrics or None)
 
     def add_evaluation(
         self, step: int, data_position: Mapping[str, Any], metrics: Mapping[str, float]
@@ -141,37 +149,174 @@ class Checkpoints:
         """
         found = {"data_position": dict(data_position), "metrics": dict(metrics)}
         if jax.process_index() == 0:
-            write_whole(self.directory / str(step) / EVALUATION, json.dumps(found))
+            with failure_is_one_error(self.directory):
+                write_whole(self.directory / str(step) / EVALUATION, guarded(found))
 
     def restore_latest(self, abstract_state: Any) -> tuple[Any, dict[str, Any]] | None:
-        """The latest checkpoint as `(state, data_position)`, or None where there is none.
+        """The latest whole checkpoint as `(state, data_position)`, or None where there is none.
+
+        Damaged ones after it are moved to `damaged/` beside `checkpoints/`; `set_aside` says so.
 
         Args:
           abstract_state: pytree of `jax.ShapeDtypeStruct` with shardings: where each array goes.
 
         Raises:
-          UserError: the checkpoint is damaged, or belongs to another model or optimizer.
+          UserError: all checkpoints are damaged, or it belongs to another model or optimizer.
         """
-        step = self._manager.latest_step()
+        with unreadable_is_one_error(str(self.directory), "the checkpoints"):
+            step = self._newest_whole_step()
         if step is None:
             return None
         path = self.directory / str(step)
         description = read_step_description(path)
-        with damage_is_one_error(path):
-            check_state_files(path / STATE)
         _check_same_arrays(path, abstract_state)
         with damage_is_one_error(path):
             state = _restore(path, abstract_state)
         return state, description["data_position"]
 
     def wait(self) -> None:
-        """Returns when everything that was saved is on disk under its final name."""
-        self._manager.wait_until_finished()
+        """Returns when everything that was saved is on disk under its final name.
+
+        Raises UserError if it could not be saved, as `save` does for the one before it.
+        """
+        with failure_is_one_error(self.directory):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, and lets the background threads go."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def _newest_whole_step(self) -> int | None:
+        """Sets aside what is after it; where nothing is whole, everything stays where it is."""
+        damages: dict[int, str] = {}
+        for step in reversed(whole_steps(self.directory)):
+            damage = _damage(self.directory / str(step))
+            if damage is None:
+                break
+            damages[step] = damage
+        else:
+            if damages:
+                raise UserError(_nothing_whole(self.directory, damages))
+            return None
+        for damaged, reason in damages.items():
+            target = _set_aside(self.directory / str(damaged))
+            self.set_aside.append(
+                f"the checkpoint of step {damaged} is damaged ({reason}) and was moved to "
+                f"{target}; step {step} before it is used"
+            )
+        if damages:
+            self._manager.reload()
+        return step
+
+
+# --- what Orbax is told --------------------------------------------------------------------------
+
+
+def _sealed(directory: epath.Path) -> type:
+    """Orbax's temporary directories, which are checked and sealed before they get their name."""
+    base: Any = ocp.path.atomicity_defaults.get_default_temporary_path_class(directory)
+
+    class Sealed(base):
+        @classmethod
+        def from_final(cls, final_path, **options):
+            # Or Orbax changes its metadata once more, after the checksums were taken.
+            return super().from_final(final_path, **options | {"checkpoint_metadata_store": None})
+
+        async def create(self) -> epath.Path:
+            path = await super().create()
+            if self.get_final().parent == directory:
+                (path / "_CHECKPOINT_METADATA").write_text("{}")  # Orbax adds to it.
+            return path
+
+        async def finalize(self) -> None:
+            is_step = self.get_final().parent == directory  # else an item's, inside of it
+            if is_step:
+                await asyncio.to_thread(_check_and_seal, self.get())
+            await super().finalize()
+            if is_step:
+                await asyncio.to_thread(flush, directory)
+
+    return Sealed
+
+
+def _check_and_seal(step: epath.Path) -> None:
+    read_step_description(step)
+    check_state_files(step / STATE)
+    seal(step)
+
+
+class _LatestAndBest:
+    """Which steps Orbax keeps. Its own `BestN` forgets, with the process, how good they were."""
+
+    def __init__(self, directory: epath.Path, keep: int, best: Mapping[str, Any]):
+        self._directory, self._keep, self._best = directory, keep, best
+        self._metrics: dict[int, Mapping[str, float]] = {}
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        for checkpoint in checkpoints:
+            if checkpoint.step not in self._metrics:
+                self._metrics[checkpoint.step] = self._read(checkpoint)
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*steps[-self._keep :], best_step({s: self._metrics[s] for s in steps}, self._best)}
+        return [step in kept for step in steps]
+
+    def _read(self, checkpoint: Any) -> Mapping[str, float]:
+        if checkpoint.metrics is not None:  # of this process
+            return checkpoint.metrics
+        try:
+            return read_step_description(self._directory / str(checkpoint.step))["metrics"]
+        except UserError:  # half deleted by a run that was killed, not saved yet, or damaged
+            return {}
+
+
+# --- damage --------------------------------------------------------------------------------------
+
+
+def _damage(path: epath.Path) -> str | None:
+    """What is wrong with a step's files. Several processes look at a part of them each.
+
+    Other errors than Damage go up: storage that is away for a while is no reason to go back.
+    """
+    count = jax.process_count()
+    try:
+        check_step(path, jax.process_index(), count)
+        damage = None
+    except Damage as error:
+        damage = first_line(error)
+    if count > 1:  # All take the same step.
+        found = multihost_utils.process_allgather(np.int32(damage is not None))
+        if damage is None and found.any():
+            damage = f"process {int(np.argmax(found))} has found it"
+    return damage
+
+
+def _set_aside(path: epath.Path) -> epath.Path:
+    """Moves a step's directory to where nobody takes it for a checkpoint; says where that is."""
+    directory = path.parent.parent / SET_ASIDE
+    target, number = directory / path.name, 1
+    while target.exists():
+        number += 1
+        target = directory / f"{path.name}.{number}"
+    if jax.process_index() == 0:
+        directory.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"set aside {target}")
+    return target
+
+
+def _nothing_whole(directory: epath.Path, damages: Mapping[int, str]) -> str:
+    what = "; ".join(f"step {step}: {damage}" for step, damage in damages.items())
+    return (
+        f"no checkpoint in {directory} is whole ({what}): copy one again from where there is a "
+        f"copy, or remove {directory} to start from the first step"
+    )
+
+
+# --- arrays --------------------------------------------------------------------------------------
 
 
 def _save_args(path: tuple, array: jax.Array) -> ocp.SaveArgs:
