@@ -246,7 +246,7 @@ def terse_policy():
         opponent=None,
         objective=objectives.policy_gradient(0.0, "sampled"),
         scorer=Shortness(),
-        reference_params=tiny.placed(partitioner, NETWORK, tiny.params(NETWORK, 1)),
+        reference_params=lambda dtype: tiny.placed(partitioner, NETWORK, tiny.params(NETWORK, 1)),
         scorer_params={},
         max_response_length=12,
         partitioner=partitioner,
@@ -284,7 +284,7 @@ def rater_learner(**loud):
         partitioner=tiny.one_device(),
         optimizer=adamw(1e-6, clip_norm=1.0),
         seed=0,
-        initial_params=tiny.params(NETWORK, 1),
+        initial_params=lambda: tiny.params(NETWORK, 1),
     )
 
 
