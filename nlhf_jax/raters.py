@@ -213,7 +213,7 @@ class PreferenceScorer:
         """`score`, and by how much y is preferred more where the rater reads it first."""
         assert other is not None  # objectives see to it that pairwise scorers get pairs
         if not self.both_orders:
-            return self.rater.probability(params, text, y, other, both_orders=False), {}
+            return jax.nn.sigmoid(self.rater.logit(params, text, y, other)), {}
         forward, backward = self.rater.both_orders(params, text, y, other)
         first, second = jax.nn.sigmoid(forward), jax.nn.sigmoid(-backward)
         return (first + second) / 2, {"order_bias": first - second}
