@@ -115,6 +115,19 @@ def per_layer(
     return optax.GradientTransformation(init, update)
 
 
+def unless_not_finite(
+    updated: PyTree, state: PyTree, loss: jax.Array, gradient_norm: jax.Array
+) -> tuple[PyTree, jax.Array]:
+    """`updated`, or `state` where the loss or the gradient is NaN or infinite; and which, 0 or 1.
+
+    Stateless: the optimiser's counts and moments, and what follows the parameters, are those of a
+    run in which the batch had not been.
+    """
+    finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+    chosen = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
+    return chosen, 1.0 - finite.astype(jnp.float32)
+
+
 def state_sharding(
     optimizer: optax.GradientTransformation,
     partitioner: Partitioner,

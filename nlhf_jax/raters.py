@@ -156,6 +156,9 @@ def _check_slots(template: Template, wanted: tuple[str, ...]) -> None:
 class Scorer(Protocol):
     """What an objective learns from; a rater, or a function of your own.
 
+    One that also has `score_and_more`, which returns the scores and a dict of float32 `[B]`, has
+    the means of those among the metrics of a step.
+
     Attributes:
       measures: what the scores are, the name of their metric: "preference", "reward", ...
       pairwise: whether a score compares y with a second response.
@@ -181,6 +184,15 @@ class Scorer(Protocol):
         """Probability that y is preferred to the other response, float32 `[B]`; for evaluation."""
 
 
+def score_and_more(
+    scorer: Scorer, params: PyTree, text: jax.Array, y: jax.Array, other: jax.Array | None
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """A scorer's `score`, and what else it has to say of the rows by its own `score_and_more`."""
+    if hasattr(scorer, "score_and_more"):
+        return scorer.score_and_more(params, text, y, other)
+    return scorer.score(params, text, y, other), {}
+
+
 @dataclasses.dataclass(frozen=True)
 class PreferenceScorer:
     """P(y > y' | x) by a preference model, less the paper's control variate 1/2."""
@@ -193,8 +205,18 @@ class PreferenceScorer:
     def score(
         self, params: PyTree, text: jax.Array, y: jax.Array, other: jax.Array | None
     ) -> jax.Array:
+        return self.score_and_more(params, text, y, other)[0]
+
+    def score_and_more(
+        self, params: PyTree, text: jax.Array, y: jax.Array, other: jax.Array | None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """`score`, and by how much y is preferred more where the rater reads it first."""
         assert other is not None  # objectives see to it that pairwise scorers get pairs
-        return self.rater.probability(params, text, y, other, self.both_orders)
+        if not self.both_orders:
+            return jax.nn.sigmoid(self.rater.logit(params, text, y, other)), {}
+        forward, backward = self.rater.both_orders(params, text, y, other)
+        first, second = jax.nn.sigmoid(forward), jax.nn.sigmoid(-backward)
+        return (first + second) / 2, {"order_bias": first - second}
 
     def advantages(self, scores: jax.Array, row_weights: jax.Array) -> jax.Array:
         return losses.centred_preference(scores, row_weights)

@@ -8,21 +8,19 @@ step), and a checkpoint holds the whole state.
 import contextlib
 import math
 import os
-import signal
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn, Protocol
 
 import jax
 import numpy as np
 from etils import epath
 
-from nlhf_jax import guards
 from nlhf_jax.checkpoints import Checkpoints
 from nlhf_jax.errors import UserError
 from nlhf_jax.files import write_json
-from nlhf_jax.guards import TrainingDiverged
+from nlhf_jax.guards import SLOWER, SPLIT, Guards, TrainingDiverged, Watch, not_finite
+from nlhf_jax.interruption import Preempted, Stopped, StopSignal
 from nlhf_jax.metrics import MetricWriter, Progress, RunningMeans, duration
 
 TIMING_FILE = "timing.json"
@@ -34,14 +32,6 @@ class Batches(Protocol):
 
     def batch(self, step_index: int) -> dict[str, np.ndarray]:
         """The batch of the step with this index, from 0."""
-
-
-class Preempted(Exception):
-    """SIGTERM or Ctrl-C came: the step was finished and saved, and the same command continues."""
-
-    def __init__(self, message: str, number: int = signal.SIGTERM):
-        super().__init__(message)
-        self.exit_code = 128 + number  # As a shell says it; 0 would mean that the run is complete.
 
 
 def training_loop(
@@ -59,6 +49,7 @@ def training_loop(
     best_metric: str | None = None,
     best_mode: str = "max",
     data_metrics: Mapping[str, float] | None = None,
+    guards: Guards | None = None,
 ) -> Any:
     """Trains `learner` until `steps` steps are done, or continues from the latest checkpoint.
 
@@ -77,12 +68,13 @@ def training_loop(
         evaluated before every save.
       best_mode: "max" or "min".
       data_metrics: numbers about the data (examples, texts cut), written once.
+      guards: what is watched; None for nothing but numbers that are not finite.
 
     Returns:
       The final state.
 
     Raises:
-      TrainingDiverged: the loss or the parameters became NaN or infinite.
+      TrainingDiverged: the loss or the parameters became NaN or infinite, or a guard ended the run.
       Preempted: SIGTERM or Ctrl-C came; everything is saved.
       UserError: the checkpoints in `workdir` are damaged or belong to another configuration.
     """
@@ -94,16 +86,14 @@ def training_loop(
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(os.fspath(workdir), keep_checkpoints, best_metric, best_mode)
         stack.callback(checkpoints.close)
-        run = _Run(learner, epath.Path(workdir), steps, description, checkpoints, stack)
+        run = _Run(learner, epath.Path(workdir), steps, description, checkpoints, guards, stack)
         state, first_step = run.start()
         if first_step == steps and not run.owes_evaluation:
             run.progress.message(f"has all its {steps} steps already")
             return state
         run.open_metrics(first_step, data_metrics)
-        stop = stack.enter_context(_StopSignal())
-        evaluation: dict[str, float] | None = {}
-        if run.owes_evaluation:
-            evaluation = run.make_up_for_evaluation(first_step, state, eval_batches, stop)
+        stop = stack.enter_context(StopSignal())
+        evaluation = run.make_up_for_evaluation(first_step, state, eval_batches, stop)
 
         if first_step < steps:
             batch = learner.partitioner.place_batch(batches.batch(first_step))
@@ -118,12 +108,12 @@ def training_loop(
             run.follow(step, metrics)
             if is_due(step, log_period):
                 run.log(step)
-            save = is_due(step, checkpoint_period)
+            save = run.can_save(step, is_due(step, checkpoint_period))
             evaluation = {}
             if is_due(step, eval_period) or (save and best_metric is not None):
                 evaluation = run.evaluate(step, state, eval_batches, stop)
             stopped = stop.number
-            if save or stopped:
+            if save or (stopped and not run.doubts_state()):
                 run.save(step, state, evaluation)
             if stopped and (step < steps or evaluation is None):
                 run.end_early(step, stopped)
@@ -147,6 +137,7 @@ class _Run:
         steps: int,
         description: Mapping[str, Any],
         checkpoints: Checkpoints,
+        guards: Guards | None,
         stack: contextlib.ExitStack,
     ):
         """`stack` closes what is opened here."""
@@ -160,6 +151,8 @@ class _Run:
         self._compiled = False
         self._in_flight: tuple[int, Mapping[str, jax.Array]] | None = None  # not looked at yet
         self._since_last_line = RunningMeans()
+        self._guards, self._watch = guards, Watch(guards)
+        self._save_is_due = False
         self.owes_evaluation = False  # of the step that it continues from
         self.progress = Progress(workdir.name, steps)
         stack.callback(self.progress.close)
@@ -175,6 +168,7 @@ class _Run:
         state, position = restored
         first_step = position["next_batch"]
         self._since_last_line = RunningMeans(position.get("since_last_line"))
+        self._watch = Watch(self._guards, position.get("guards"))
         self.owes_evaluation = position.get("owes_evaluation", False)
         if first_step > self._steps:
             raise UserError(
@@ -212,10 +206,29 @@ class _Run:
             return
         (step, metrics), self._in_flight = self._in_flight, None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not math.isfinite(values["loss"]):
+        for alarm in self._watch.observe(values):
+            self._writer.write(step, SPLIT, alarm.numbers)
+            if alarm.ends_run:
+                raise self._diverged(alarm.text, step, alarm.advice)
+            self.progress.message(f"warning: at step {step} {alarm.text}")
+        skipped = values.pop("skipped", 0.0)
+        if not (skipped or math.isfinite(values["loss"])):
             raise self._diverged(f"the loss is {values['loss']}", step)
         self._since_last_line.add(values)
         self.progress.update(step, loss=values["loss"])
+
+    def can_save(self, step: int, is_due: bool) -> bool:
+        """Whether a save is due, or has been since a guard had doubts that are over."""
+        self._save_is_due |= is_due
+        if not self._save_is_due or (step < self._steps and self.doubts_state()):
+            return False
+        self._save_is_due = False
+        return True
+
+    def doubts_state(self) -> bool:
+        """Whether a guard warns of the state: a checkpoint of it must not replace a good one."""
+        self._look()
+        return self._watch.doubts_state
 
     def log(self, step: int) -> None:
         """Writes the means over the steps since the last line."""
@@ -227,30 +240,35 @@ class _Run:
         step: int,
         state: Any,
         eval_batches: Iterable[Batch],
-        stop: "_StopSignal",
+        stop: StopSignal,
     ) -> dict[str, float] | None:
         """Metrics over the validation data; None if a signal to stop came before its end."""
+        self._look()  # so that what guards say of the step is written before
         self._clock.lap("train")
         found = None
-        with contextlib.suppress(_Stopped):
+        with contextlib.suppress(Stopped):
             found = mean_metrics(self._learner, state, stop.ends(eval_batches))
         if found:
             self._writer.write(step, "validation", found)
         self._clock.lap("evaluate")
         return found
 
-    def make_up_for_evaluation(self, step: int, *evaluate: Any) -> dict[str, float]:
-        """Evaluates the restored state, for which there was no time when it was saved."""
-        found = self.evaluate(step, *evaluate)
+    def make_up_for_evaluation(
+        self, step: int, state: Any, eval_batches: Iterable[Batch], stop: StopSignal
+    ) -> dict[str, float] | None:
+        """Evaluates the restored state, if there was no time for it when that was saved."""
+        if not self.owes_evaluation:
+            return {}
+        found = self.evaluate(step, state, eval_batches, stop)
         if found is None:
-            self.end_early(step, evaluate[-1].number)
+            self.end_early(step, stop.number)
         self._checkpoints.add_evaluation(step, self._position(step), found)
         return found
 
     def save(self, step: int, state: Any, evaluation: Mapping[str, float] | None) -> None:
         """Saves a state that is finite; if `evaluation` is None, that it still has to be made."""
         self._look()
-        if (name := guards.not_finite(state)) is not None:
+        if (name := not_finite(state)) is not None:
             raise self._diverged(f"{name} is not finite", step)
         self._clock.lap("train")
         position = self._position(step) | {"owes_evaluation": evaluation is None}
@@ -259,9 +277,13 @@ class _Run:
 
     def _position(self, step: int) -> dict[str, Any]:
         """What another process needs, beside the state, to go on after `step`."""
-        return {"next_batch": step, "since_last_line": self._since_last_line.to_json()}
+        return {
+            "next_batch": step,
+            "since_last_line": self._since_last_line.to_json(),
+            "guards": self._watch.to_json(),
+        }
 
-    def _diverged(self, what: str, step: int) -> TrainingDiverged:
+    def _diverged(self, what: str, step: int, advice: str = SLOWER) -> TrainingDiverged:
         self._checkpoints.wait()
         last = self._checkpoints.latest_step()
         kept = (
@@ -269,18 +291,15 @@ class _Run:
             if last is None
             else f"the last good checkpoint is step {last} in {self._checkpoints.directory}"
         )
-        return TrainingDiverged(
-            f"{what} at step {step}; {kept}; try a lower LEARNING_RATE, more warm-up steps or "
-            "stronger gradient clipping"
-        )
+        return TrainingDiverged(f"{what} at step {step}; {kept}; {advice}")
 
-    def end_early(self, step: int, number: int) -> NoReturn:
+    def end_early(self, step: int, number: int | None) -> NoReturn:
+        assert number is not None  # the signal's that ends it
         self._checkpoints.wait()
-        raise Preempted(
-            f"stopped by {signal.Signals(number).name} after step {step} of {self._steps}; "
-            f"everything is saved in {self._workdir}, and the same command continues",
-            number,
-        )
+        saved = f"everything is saved in {self._workdir}"
+        if (last := self._checkpoints.latest_step()) != step:
+            saved = f"a guard warns, so step {last or 0} before that stays the last that is saved"
+        raise Preempted(number, f"after step {step} of {self._steps}; {saved}")
 
     def end(self, first_step: int, evaluation: Mapping[str, float]) -> None:
         self._checkpoints.wait()
@@ -309,51 +328,7 @@ def mean_metrics(learner: Any, state: Any, eval_batches: Iterable[Batch]) -> dic
     }
 
 
-# --- signals and time ----------------------------------------------------------------------------
-
-
-class _Stopped(Exception):
-    """Ends an evaluation."""
-
-
-class _StopSignal:
-    """SIGTERM or Ctrl-C, while this is entered: the loop ends after its step.
-
-    A second Ctrl-C ends it at once. `number` is the signal's, None before it came. Python lets only
-    the main thread listen.
-    """
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "_StopSignal":
-        if threading.current_thread() is threading.main_thread():
-            self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._came)
-            if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else ignored
-                self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._came)
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _came(self, number: int, frame: Any) -> None:
-        if number == signal.SIGINT:
-            if self.number is not None:
-                raise KeyboardInterrupt
-            # Not `print`: that may be what the signal interrupts.
-            os.write(2, b"\nfinishes its step and saves; Ctrl-C again to stop at once\n")
-        self.number = number
-
-    def ends(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches, until it comes."""
-        for batch in batches:
-            if self.number is not None:
-                raise _Stopped
-            yield batch
-        if self.number is not None:
-            raise _Stopped
+# --- time ----------------------------------------------------------------------------------------
 
 
 class _Clock:

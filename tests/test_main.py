@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -164,7 +165,11 @@ def test_a_wrong_command_line_gets_one_sentence_and_exit_code_2(nlhf, arguments,
     [
         (UserError("a.jsonl, line 3: no prompt"), 2, "nlhf: error: a.jsonl, line 3: no prompt\n"),
         (TrainingDiverged("the loss is nan at step 3"), 3, "nlhf: the loss is nan at step 3\n"),
-        (Preempted("stopped by SIGTERM"), 143, "nlhf: stopped by SIGTERM\n"),
+        (
+            Preempted(signal.SIGTERM, "after step 3"),
+            143,
+            "nlhf: stopped by SIGTERM after step 3, and the same command continues\n",
+        ),
         (KeyboardInterrupt(), 130, "nlhf: interrupted; the same command continues\n"),
     ],
 )

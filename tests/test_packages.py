@@ -29,6 +29,7 @@ ORDER = (
     "data",
     "checkpoints",
     "guards",
+    "interruption",
     "train",
     "report",
     "studies",

@@ -258,7 +258,7 @@ def test_sigterm_finishes_the_step_saves_and_stops(tmp_path):
 
 def test_the_first_ctrl_c_saves_and_the_second_does_not_wait(tmp_path, capfd):
     handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Preempted, match="by SIGINT after step 7 of 30; everything") as raised:
+    with pytest.raises(Preempted, match="by Ctrl-C after step 7 of 30; everything") as raised:
         run(tmp_path / "once", 30, learner=signalled(7, [signal.SIGINT]))
     assert raised.value.exit_code == 130
     assert "again to stop at once" in capfd.readouterr().err

@@ -13,6 +13,7 @@ from nlhf_jax.data import json_lines
 from nlhf_jax.data.batches import Examples
 from nlhf_jax.data.datasets import Dataset
 from nlhf_jax.errors import UserError
+from nlhf_jax.guards import Guards
 from nlhf_jax.jobs import builders, run_record
 from nlhf_jax.learners.learner import Learner
 from nlhf_jax.sharding import Partitioner
@@ -93,6 +94,7 @@ def train(
     microbatches: int,
     best_metric: str | None = None,
     best_mode: str = "max",
+    guards: Guards | None = None,
     accept_changes: bool = False,
     configured: Configured | None = None,
 ) -> None:
@@ -117,6 +119,7 @@ def train(
       best_metric: a validation metric by which one more checkpoint stays.
       best_mode: "max" or "min".
       microbatches: parts in which a batch's gradient is computed.
+      guards: what ends a training that goes wrong.
       accept_changes: continue a run that was begun with other settings or data, and record that.
       configured: the configuration, if there is one; it is written here.
 
@@ -158,6 +161,7 @@ def train(
         best_metric=best_metric,
         best_mode=best_mode,
         data_metrics=_data_metrics(data, task, examples) | drawn_how,
+        guards=guards,
     )
 
 

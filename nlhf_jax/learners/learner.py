@@ -18,6 +18,7 @@ import optax
 from nlhf_jax.errors import UserError
 from nlhf_jax.learners.state import StateFactory, TrainState
 from nlhf_jax.models.language_model import LanguageModel, PyTree
+from nlhf_jax.optimizers import unless_not_finite
 from nlhf_jax.sharding import Partitioner, constrain_batch
 
 Batch = Mapping[str, jax.Array]
@@ -36,7 +37,7 @@ def train_step(
     follow: Callable[[TrainState], TrainState],
     microbatches: int,
 ) -> tuple[TrainState, Metrics]:
-    """One update of `state` on `batch`, arrays `[B, ...]`.
+    """One update of `state` on `batch`, arrays `[B, ...]`; none if it would not be finite.
 
     Args:
       state, batch: see above.
@@ -50,16 +51,15 @@ def train_step(
     learned = jax.lax.stop_gradient(learned)
     gradient, metrics = accumulate_gradients(loss, state.params, learned, microbatches)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    state = state.replace(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        opt_state=opt_state,
-    )
+    params = optax.apply_updates(state.params, updates)
+    state = state.replace(step=state.step + 1)
+    updated = follow(state.replace(params=params, opt_state=opt_state))
     norms = {
         "gradient_norm": optax.tree.norm(gradient),
         "update_norm": optax.tree.norm(updates),
     }
-    return follow(state), observed | metrics | norms
+    state, skipped = unless_not_finite(updated, state, metrics["loss"], norms["gradient_norm"])
+    return state, observed | metrics | norms | {"skipped": skipped}
 
 
 def row_weights(batch: Batch) -> jax.Array:
@@ -166,7 +166,8 @@ class Learner(abc.ABC):
         return self._factory.abstract()
 
     def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """One update. Donates `state`. Metrics are float32 scalars; `loss` is always one."""
+        """One update. Donates `state`. Metrics are float32 scalars; among them are `loss` and,
+        1 where the update would not be finite and nothing but the step changes, `skipped`."""
         if next(iter(batch.values())).shape[0] % self._microbatches:
             raise UserError(
                 f"MICROBATCHES is {self._microbatches} but must divide the batch size "

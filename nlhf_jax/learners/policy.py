@@ -18,7 +18,7 @@ from nlhf_jax.learners.state import Purpose, TrainState, key_for
 from nlhf_jax.models.language_model import PyTree, response_mask, token_log_probs
 from nlhf_jax.objectives import Objective, Scored
 from nlhf_jax.opponents import POLICY, REFERENCE, Opponent, Player
-from nlhf_jax.raters import Scorer
+from nlhf_jax.raters import Scorer, score_and_more
 from nlhf_jax.rollout import rollout
 
 
@@ -156,7 +156,7 @@ class PolicyLearner(Learner):
             responses = rollout(self.model, players, sets, contexts, key, self._max_response_length)
         y, other = responses[:, 0], responses[:, 1] if len(players) > 1 else None
         with jax.named_scope("score"):
-            scores = self._scorer.score(frozen["scorer"], inputs, y, other)
+            scores, more = score_and_more(self._scorer, frozen["scorer"], inputs, y, other)
             advantages = self._scorer.advantages(scores, weights)
         rows = {
             "inputs": inputs,
@@ -167,7 +167,7 @@ class PolicyLearner(Learner):
         metrics = {
             self._scorer.measures: jnp.sum(weights * scores),
             "advantage_squared": jnp.sum(weights * jnp.square(advantages)),
-        }
+        } | {name: jnp.sum(weights * values) for name, values in more.items()}
         return rows, metrics, (y, other)
 
     def _logits(self, params: PyTree, inputs: jax.Array, responses: jax.Array) -> jax.Array:

@@ -43,6 +43,7 @@ class PreferenceLearner(Learner):
             "accuracy": jnp.sum(weights * vote_accuracy(first + second - 1.0, vote_share)),
             # How much more often the rater prefers what it reads first: 0 without bias.
             "order_bias": jnp.sum(weights * (first - second)),
+            "saturation": jnp.sum(weights * jnp.square(first + second - 1.0)),
             "inconsistency": jnp.sum(weights * jnp.abs(first - second)),
         }
         return loss, metrics

@@ -43,5 +43,6 @@ class RewardLearner(Learner):
             "loss": loss,
             "accuracy": jnp.sum(weights * vote_accuracy(chosen - rejected, vote_share)),
             "margin": jnp.sum(weights * (chosen - rejected)),
+            "saturation": jnp.sum(weights * jnp.square(jnp.tanh((chosen - rejected) / 2))),
         }
         return loss, metrics

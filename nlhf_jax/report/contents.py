@@ -19,6 +19,7 @@ from collections.abc import Mapping
 import numpy as np
 from etils import epath
 
+from nlhf_jax import guards
 from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation import results
 from nlhf_jax.evaluation.judges import POPULATION
@@ -44,6 +45,7 @@ class Stage:
       steps_per_second: without compilation; None if not recorded.
       data: what it was trained on: number of examples, of texts cut, ...
       curves: metric -> split -> (steps `[M]`, values `[M]`), the main metrics first.
+      alarms: what guards said of it.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Stage:
     steps_per_second: float | None
     data: Mapping[str, float]
     curves: Mapping[str, Mapping[str, plots.Curve]]
+    alarms: tuple[str, ...] = ()
 
     def last(self, split: str) -> dict[str, float]:
         """The last finite value of every metric of a split."""
@@ -97,7 +100,7 @@ def read_report(workdir: epath.Path) -> Report:
         findings=found,
         tournament=result,
         verdict=() if result is None else tuple(verdict(result)),
-        warnings=() if result is None else tuple(results.warnings(result)),
+        warnings=(*(results.warnings(result) if result is not None else ()), *_alarms(stages)),
         figures=_figures(run, stages, result)
         | {finding_file(finding): finding.png for finding in found},
     )
@@ -182,7 +185,7 @@ def _read_stages(workdir: epath.Path) -> tuple[Stage, ...]:
         metrics, timing = directory / "metrics.jsonl", directory / "timing.json"
         if not metrics.exists() and not timing.exists():
             continue
-        curves, data = _read_metrics(metrics) if metrics.exists() else ({}, {})
+        curves, data, alarms = _read_metrics(metrics) if metrics.exists() else ({}, {}, ())
         times = _read_timing(timing) if timing.exists() else {}
         done = times.get("steps")
         if done is None and curves:
@@ -192,18 +195,27 @@ def _read_stages(workdir: epath.Path) -> tuple[Stage, ...]:
             times.get("started", math.inf),
             [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)],
         )
-        stage = Stage(name, done, times.get("seconds"), times.get("steps_per_second"), data, curves)
+        stage = Stage(
+            name, done, times.get("seconds"), times.get("steps_per_second"), data, curves, alarms
+        )
         found.append((order, stage))
     return tuple(stage for _, stage in sorted(found, key=lambda pair: pair[0]))
 
 
-def _read_metrics(path: epath.Path) -> tuple[dict[str, dict[str, plots.Curve]], dict[str, float]]:
-    """Curves (metric -> split -> curve) and the numbers about the data.
+def _alarms(stages: tuple[Stage, ...]) -> list[str]:
+    return [f"{stage.name}: {alarm}" for stage in stages for alarm in stage.alarms]
+
+
+def _read_metrics(
+    path: epath.Path,
+) -> tuple[dict[str, dict[str, plots.Curve]], dict[str, float], tuple[str, ...]]:
+    """Curves (metric -> split -> curve), the numbers about the data, and what guards said.
 
     Of a step that was logged again after a restart, the later values count.
     """
     values: dict[str, dict[str, dict[int, float]]] = {}
     data: dict[str, float] = {}
+    watched: list[dict[str, float]] = []
     lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -221,6 +233,8 @@ def _read_metrics(path: epath.Path) -> tuple[dict[str, dict[str, plots.Curve]], 
         numbers = {name: x for name, x in record.items() if isinstance(x, int | float)}
         if split == "data":
             data |= {name: x for name, x in numbers.items() if name != "step"}
+        if split == guards.SPLIT:
+            watched.append(numbers)
         if split in _SPLITS:
             for metric in numbers.keys() - _NOT_A_CURVE:
                 values.setdefault(metric, {}).setdefault(split, {})[step] = float(numbers[metric])
@@ -231,7 +245,7 @@ def _read_metrics(path: epath.Path) -> tuple[dict[str, dict[str, plots.Curve]], 
         }
         for metric in sorted(values, key=_rank)
     }
-    return curves, data
+    return curves, data, tuple(guards.summary(watched))
 
 
 def _rank(metric: str) -> tuple[int, str]:

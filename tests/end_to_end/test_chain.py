@@ -10,6 +10,15 @@ from tests.end_to_end.conftest import LENGTHS, RATER_LENGTHS
 STAGES = {"sft": 60, "reward": 4, "preference": 4, "policy": 2}
 
 
+def assert_no_guard_spoke(workdir, trainings):
+    """Which would be heard: the guards have limits there."""
+    metrics = list(workdir.glob("*/metrics.jsonl"))
+    assert len(metrics) == trainings
+    for path in metrics:
+        assert "MAX_KL = 3.0" in (path.parent / "config.gin").read_text()
+        assert '"guards"' not in path.read_text()
+
+
 @pytest.mark.slow
 def test_the_quickstart_runs_to_its_report_and_only_once(tmp_path, capsys):
     arguments = [
@@ -27,6 +36,7 @@ def test_the_quickstart_runs_to_its_report_and_only_once(tmp_path, capsys):
     assert raters == ["preference of the population", "preference model", "reward model"]
     assert result["win_rates"]["names"] == ["SFT", "RLHF", "SP", "MD", "BR", "EMA", "reference"]
     assert (tmp_path / "report.html").stat().st_size > 10_000
+    assert_no_guard_spoke(tmp_path, trainings=8)
     capsys.readouterr()
     assert main(arguments) == 0
     assert capsys.readouterr().out.count("complete already") == 10
@@ -65,3 +75,4 @@ def test_a_file_of_paths_sizes_and_step_counts_runs_the_chain_on_json_lines(work
     assert result["win_rates"]["names"] == ["SFT", "RLHF", "SP", "MD", "BR", "EMA", "reference"]
     assert [rater["name"] for rater in result["raters"]] == ["preference model", "reward model"]
     assert (out / "report.html").stat().st_size > 10_000
+    assert_no_guard_spoke(out, trainings=8)

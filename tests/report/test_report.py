@@ -305,3 +305,24 @@ def test_a_policy_that_beats_all_others_is_named_with_its_closest_rival(tmp_path
         "first is preferred to every other policy; the closest is second, beaten with 0.800"
         f" ({cell.low:.3f} to {cell.high:.3f})."
     )
+
+
+def test_what_guards_said_of_a_training_is_a_warning(tmp_path):
+    write_stage(tmp_path, "nash_md")
+    alarms = [
+        (8, {"kl_per_token": 5.5, "kl_per_token_limit": 3.0, "kl_per_token_warnings": 1.0}),
+        (8, {"skipped": 1.0, "skipped_limit": 0.0, "skipped_warnings": 1.0}),
+        (16, {"kl_per_token": 4.0, "kl_per_token_limit": 3.0, "kl_per_token_warnings": 2.0}),
+    ]
+    with (tmp_path / "nash_md" / "metrics.jsonl").open("a") as file:
+        for step, numbers in alarms:
+            file.write(json.dumps({"step": step, "split": "guards", **numbers}) + "\n")
+    write_report(tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["warnings"] == [
+        "nash_md: the loss or its gradient is not finite, so the update is skipped (step 8).",
+        "nash_md: the KL to the reference is 5.5 nats a token, above the limit of 3 (step 8, and "
+        "again up to step 16).",
+    ]
+    for name in ("report.html", "report.md"):
+        assert "the KL to the reference is 5.5 nats a token" in (tmp_path / name).read_text()
