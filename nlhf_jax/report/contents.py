@@ -5,6 +5,7 @@ Reads (a report needs a tournament, findings or one stage's metrics; the rest ma
   WORKDIR/STAGE/findings.json         what `findings.save` wrote, with its figures
   WORKDIR/STAGE/metrics.jsonl         {"step": 10, "split": "train"|"validation", "loss": 1.5, ...}
   WORKDIR/metrics.jsonl               the same, of a work directory that holds one training alone
+  WORKDIR/STAGE/run.json              its "changes": what a training was continued with, and before
   WORKDIR/STAGE/timing.json           {"started": Unix time, "seconds": wall time, "steps": 300,
                                       "steps_per_second": 4.5}
 """
@@ -44,6 +45,7 @@ class Stage:
       steps_per_second: without compilation; None if not recorded.
       data: what it was trained on: number of examples, of texts cut, ...
       curves: metric -> split -> (steps `[M]`, values `[M]`), the main metrics first.
+      changes: what it was continued with in place of what it was begun with, in sentences.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Stage:
     steps_per_second: float | None
     data: Mapping[str, float]
     curves: Mapping[str, Mapping[str, plots.Curve]]
+    changes: tuple[str, ...] = ()
 
     def last(self, split: str) -> dict[str, float]:
         """The last finite value of every metric of a split."""
@@ -97,7 +100,10 @@ def read_report(workdir: epath.Path) -> Report:
         findings=found,
         tournament=result,
         verdict=() if result is None else tuple(verdict(result)),
-        warnings=() if result is None else tuple(results.warnings(result)),
+        warnings=(
+            *(change for stage in stages for change in stage.changes),
+            *(() if result is None else results.warnings(result)),
+        ),
         figures=_figures(run, stages, result)
         | {finding_file(finding): finding.png for finding in found},
     )
@@ -192,9 +198,29 @@ def _read_stages(workdir: epath.Path) -> tuple[Stage, ...]:
             times.get("started", math.inf),
             [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)],
         )
-        stage = Stage(name, done, times.get("seconds"), times.get("steps_per_second"), data, curves)
+        stage = Stage(
+            name,
+            done,
+            times.get("seconds"),
+            times.get("steps_per_second"),
+            data,
+            curves,
+            _read_changes(directory / "run.json", name),
+        )
         found.append((order, stage))
     return tuple(stage for _, stage in sorted(found, key=lambda pair: pair[0]))
+
+
+def _read_changes(path: epath.Path, name: str) -> tuple[str, ...]:
+    try:
+        changes = json.loads(path.read_text())["changes"] if path.exists() else []
+        return tuple(
+            f"{name} was trained with {one['setting']} {one['then']} up to step {one['step']}, and"
+            f" with {one['now']} from there on."
+            for one in changes
+        )
+    except (ValueError, KeyError, TypeError):  # of a tournament, or damaged: a training says so
+        return ()
 
 
 def _read_metrics(path: epath.Path) -> tuple[dict[str, dict[str, plots.Curve]], dict[str, float]]:

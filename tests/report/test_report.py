@@ -305,3 +305,13 @@ def test_a_policy_that_beats_all_others_is_named_with_its_closest_rival(tmp_path
         "first is preferred to every other policy; the closest is second, beaten with 0.800"
         f" ({cell.low:.3f} to {cell.high:.3f})."
     )
+
+
+def test_a_training_that_was_continued_as_another_is_warned_of(tmp_path):
+    write_stage(tmp_path, "sft")
+    change = {"step": 40, "setting": "TAU", "then": 0.1, "now": 0.2, "accepted": True}
+    (tmp_path / "sft" / "run.json").write_text(json.dumps({"changes": [change]}))
+    write_report(tmp_path)
+    warning = "sft was trained with TAU 0.1 up to step 40, and with 0.2 from there on."
+    assert json.loads((tmp_path / "report.json").read_text())["warnings"] == [warning]
+    assert warning in (tmp_path / "report.html").read_text()
