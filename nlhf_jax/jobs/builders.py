@@ -20,6 +20,7 @@ from nlhf_jax.checkpoints.networks import (
     open_network,
     read_params,
 )
+from nlhf_jax.checkpoints.stored import StoredCheckpoint
 from nlhf_jax.data.datasets import Dataset
 from nlhf_jax.errors import UserError
 from nlhf_jax.learners.learner import Learner
@@ -45,6 +46,7 @@ from nlhf_jax.sharding import Partitioner
 class Setup:
     """What a job knows and every learner needs.
 
+    A run that `continues` has a checkpoint of its own, and needs that alone to begin from.
     `checkpoints` has what builders have asked `checkpoint` for: (source, what it means now).
     """
 
@@ -54,6 +56,7 @@ class Setup:
     optimizer: optax.GradientTransformation
     seed: int
     microbatches: int
+    continues: bool = False
     checkpoints: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
 
     def checkpoint(self, setting: str, source: str) -> str:
@@ -232,10 +235,21 @@ def _network(config: Any, data: Dataset) -> LanguageModel:
 def _initial_params(
     path: str | None, network: LanguageModel, setup: Setup
 ) -> Callable[[], PyTree] | None:
-    """What reads the parameters; that they fit is known before."""
+    """What reads the parameters; that they fit is known before, if they are needed."""
     if path is None:
         return None
-    found = open_checkpoint(setup.checkpoint("initial_checkpoint", path))
+    source = setup.checkpoint("initial_checkpoint", path)
+    if setup.continues:  # it may be gone; it is asked for only if all of the run's own are damaged
+        return lambda: _read_start(_open_start(source, network, setup), network, setup)
+    return functools.partial(_read_start, _open_start(source, network, setup), network, setup)
+
+
+def _read_start(found: StoredCheckpoint, network: LanguageModel, setup: Setup) -> PyTree:
+    return read_params(found, network, setup.partitioner, "float32")
+
+
+def _open_start(path: str, network: LanguageModel, setup: Setup) -> StoredCheckpoint:
+    found = open_checkpoint(path)
     check_vocabulary(found, setup.data)
     check_params(found, network)
     # What no shape tells.
@@ -246,4 +260,4 @@ def _initial_params(
                 f"INITIAL_CHECKPOINT {path} has {name}={old.get(name)} but the model of this run "
                 f"has {name}={new[name]}; use the same model"
             )
-    return functools.partial(read_params, found, network, setup.partitioner, "float32")
+    return found

@@ -99,19 +99,33 @@ def describe_run(
     template = description["rater_template"]
     return {
         "workdir": os.fspath(workdir),
-        "release": __version__,
-        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+        **_software(),
         "settings": settings.values,
         "free": settings.free,
         "macros": settings.macros,
-        "checkpoints": {
-            name: {"source": source, "path": path, "identity": _identity(path)}
-            for name, (source, path) in opened.items()
-        },
+        "checkpoints": {name: _checkpoint(*found) for name, found in opened.items()},
         "data": {split: _data(arrays) for split, arrays in data.items()},
         "vocabulary": description["vocabulary"]["sha256"],
         "rater_template": template and hashlib.sha256(json.dumps(template).encode()).hexdigest(),
     }
+
+
+class Opened:
+    """The checkpoints of a job that is done anew each time, such as a tournament."""
+
+    def __init__(self) -> None:
+        self._paths: dict[str, str] = {}
+
+    def path(self, source: str) -> str:
+        """What `source` means now, see `checkpoints.resolve`; the same whenever it is asked for."""
+        if source not in self._paths:
+            self._paths[source] = checkpoints.resolve(source)
+        return self._paths[source]
+
+    def write(self, workdir: str | os.PathLike) -> None:
+        """Writes them to `workdir/run.json`."""
+        found = [_checkpoint(source, path) for source, path in self._paths.items()]
+        write_json(epath.Path(workdir) / FILE_NAME, {**_software(), "checkpoints": found})
 
 
 def begin(
@@ -260,12 +274,18 @@ def _moved(value: Any, then: str, now: str) -> Any:
     return value
 
 
-def _identity(path: str) -> str | None:
-    """None for a checkpoint that cannot be read: that is an error of whoever has to."""
+def _software() -> dict[str, Any]:
+    libraries = {name: metadata.version(name) for name in _LIBRARIES}
+    return {"release": __version__, "libraries": libraries}
+
+
+def _checkpoint(source: str, path: str) -> dict[str, str | None]:
+    """Without an identity if it cannot be read: that is an error of whoever has to."""
     try:
-        return checkpoints.identity(path)
+        identity = checkpoints.identity(path)
     except UserError:
-        return None
+        identity = None
+    return {"source": source, "path": path, "identity": identity}
 
 
 def _data(arrays: Mapping[str, np.ndarray]) -> str:

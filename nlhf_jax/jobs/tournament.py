@@ -24,6 +24,7 @@ from nlhf_jax.evaluation.judges import (
 from nlhf_jax.evaluation.results import warnings
 from nlhf_jax.evaluation.tournament import Player, play
 from nlhf_jax.evaluation.votes import RaterAccuracy, rater_accuracy
+from nlhf_jax.jobs import run_record
 from nlhf_jax.metrics import Progress
 from nlhf_jax.models.language_model import LanguageModel, response_mask, token_log_probs
 from nlhf_jax.rollout import sample_responses
@@ -49,6 +50,8 @@ def evaluate(
 ) -> None:
     """A tournament of policies on the same prompts; writes `workdir/tournament.json`.
 
+    Beside it, `run.json` says which step each checkpoint was.
+
     Args:
       workdir: gets the result.
       players: policy name -> checkpoint, as in `checkpoints.open_checkpoint`.
@@ -72,13 +75,18 @@ def evaluate(
     Raises:
       UserError: a checkpoint or data that cannot be used, or no judge.
     """
+    opened = run_record.Opened()  # what they mean now: other steps may be saved while they play
+    players = {name: opened.path(source) for name, source in players.items()}
+    raters = {name: opened.path(source) for name, source in (raters or {}).items()}
+    reference = opened.path(reference)
+    rater_checkpoint = rater_checkpoint and opened.path(rater_checkpoint)
     hall = _Hall(data, partitioner, feature_lengths, batch_size, seed, compute_dtype)
     if judge is None:
         judge = hall.judge(rater_checkpoint)
     progress = Progress(epath.Path(workdir).name, len(players))
     progress.status("measures the raters on votes")
     # Before the responses are sampled: a rater that is none is found out at once.
-    measured = hall.measure(raters or {}, split)
+    measured = hall.measure(raters, split)
     for rater in measured:
         progress.message(f"{rater.name} agrees with {rater.accuracy.value:.1%} of the votes")
     examples = data.examples("prompts", split, feature_lengths)
@@ -102,6 +110,7 @@ def evaluate(
         result, raters=measured, prompts_in_split=in_split, temperature=temperature
     )
     result.save(epath.Path(workdir) / "tournament.json")
+    opened.write(workdir)
     for warning in warnings(result):
         progress.message(f"warning: {warning}")
     progress.close()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import optax
 
-from nlhf_jax.checkpoints.description import describe
+from nlhf_jax.checkpoints import describe, latest_step
 from nlhf_jax.configuration import Configured, Settings
 from nlhf_jax.data import json_lines
 from nlhf_jax.data.batches import Examples
@@ -129,7 +129,10 @@ def train(
     """
     settings = _settings(configured, locals())
     _check_sizes(train_steps, batch_size, microbatches, partitioner)
-    setup = builders.Setup(data, dict(feature_lengths), partitioner, optimizer, seed, microbatches)
+    lengths, continues = dict(feature_lengths), latest_step(workdir) is not None
+    setup = builders.Setup(
+        data, lengths, partitioner, optimizer, seed, microbatches, continues=continues
+    )
     built = learner(setup)
     task = _TASKS[built.kind]
     examples = data.examples(task, "train", feature_lengths)

@@ -5,6 +5,7 @@ Reads (a report needs a tournament, findings or one stage's metrics; the rest ma
   WORKDIR/STAGE/findings.json         what `findings.save` wrote, with its figures
   WORKDIR/STAGE/metrics.jsonl         {"step": 10, "split": "train"|"validation", "loss": 1.5, ...}
   WORKDIR/metrics.jsonl               the same, of a work directory that holds one training alone
+  WORKDIR/STAGE/run.json              its "changes": what a training was continued with, and before
   WORKDIR/STAGE/timing.json           {"started": Unix time, "seconds": wall time, "steps": 300,
                                       "steps_per_second": 4.5}
 """
@@ -46,6 +47,7 @@ class Stage:
       data: what it was trained on: number of examples, of texts cut, ...
       curves: metric -> split -> (steps `[M]`, values `[M]`), the main metrics first.
       alarms: what guards said of it.
+      changes: what it was continued with in place of what it was begun with, in sentences.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Stage:
     data: Mapping[str, float]
     curves: Mapping[str, Mapping[str, plots.Curve]]
     alarms: tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
 
     def last(self, split: str) -> dict[str, float]:
         """The last finite value of every metric of a split."""
@@ -100,7 +103,11 @@ def read_report(workdir: epath.Path) -> Report:
         findings=found,
         tournament=result,
         verdict=() if result is None else tuple(verdict(result)),
-        warnings=(*(results.warnings(result) if result is not None else ()), *_alarms(stages)),
+        warnings=(
+            *(() if result is None else results.warnings(result)),
+            *(change for stage in stages for change in stage.changes),
+            *(f"{stage.name}: {alarm}" for stage in stages for alarm in stage.alarms),
+        ),
         figures=_figures(run, stages, result)
         | {finding_file(finding): finding.png for finding in found},
     )
@@ -196,14 +203,29 @@ def _read_stages(workdir: epath.Path) -> tuple[Stage, ...]:
             [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)],
         )
         stage = Stage(
-            name, done, times.get("seconds"), times.get("steps_per_second"), data, curves, alarms
+            name,
+            done,
+            times.get("seconds"),
+            times.get("steps_per_second"),
+            data,
+            curves,
+            alarms,
+            _read_changes(directory / "run.json", name),
         )
         found.append((order, stage))
     return tuple(stage for _, stage in sorted(found, key=lambda pair: pair[0]))
 
 
-def _alarms(stages: tuple[Stage, ...]) -> list[str]:
-    return [f"{stage.name}: {alarm}" for stage in stages for alarm in stage.alarms]
+def _read_changes(path: epath.Path, name: str) -> tuple[str, ...]:
+    try:
+        changes = json.loads(path.read_text())["changes"] if path.exists() else []
+        return tuple(
+            f"{name} was trained with {one['setting']} {one['then']} up to step {one['step']}, and"
+            f" with {one['now']} from there on."
+            for one in changes
+        )
+    except (ValueError, KeyError, TypeError):  # of a tournament, or damaged: a training says so
+        return ()
 
 
 def _read_metrics(

@@ -1,6 +1,7 @@
 """Training, sampling, a tournament and a report through the command line, on a few JSON lines."""
 
 import json
+import os
 
 import pytest
 
@@ -69,6 +70,12 @@ def test_policies_play_a_tournament_under_a_preference_model(workplace):
     files = ["--gin_file=runs/tournament.gin", "--gin_file=tasks/json_lines.gin"]
     assert main(["evaluate", *files, *data, *(f"--gin.{macro}" for macro in macros)]) == 0
     result = json.loads((workplace.directory / "tournament" / "tournament.json").read_text())
+    opened = json.loads((workplace.directory / "tournament" / "run.json").read_text())
+    steps = {one["source"]: one["path"] for one in opened["checkpoints"]}
+    assert steps.keys() == {*players.values(), *raters.values()}
+    last = max(map(int, os.listdir(workplace.path("nash_ema/checkpoints"))))
+    average = f"{workplace.path('nash_ema')}/checkpoints/{last}#average"
+    assert steps[players["EMA*"]] == average
     names, rate = result["win_rates"]["names"], result["win_rates"]["rate"]
     assert names == [*players, "reference"]
     for i in range(len(names)):

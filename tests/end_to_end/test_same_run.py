@@ -229,6 +229,16 @@ def test_validation_data_counts_where_it_chooses_the_best_step(place, nlhf):
     assert found.keys() == {"validation data"}
 
 
+def test_a_start_that_is_gone_is_not_missed_by_a_run_that_is_beyond_it(place, nlhf):
+    start = shutil.copytree(place.path("sft"), place.path("start"))
+    arguments = place.arguments("sft", "beyond", f"INITIAL_CHECKPOINT='{start}'", steps=1)
+    continues(nlhf, arguments)
+    shutil.rmtree(start)
+    continues(nlhf, arguments)
+    code, errors = nlhf(*place.arguments("sft", "new", f"INITIAL_CHECKPOINT='{start}'", steps=1))
+    assert code == 2 and f"{start} does not exist" in errors
+
+
 def test_a_record_that_cannot_be_read_is_named(place, nlhf):
     path = Path(place.path("policy"), "run.json")
     path.write_text("{")

@@ -326,3 +326,13 @@ def test_what_guards_said_of_a_training_is_a_warning(tmp_path):
     ]
     for name in ("report.html", "report.md"):
         assert "the KL to the reference is 5.5 nats a token" in (tmp_path / name).read_text()
+
+
+def test_a_training_that_was_continued_as_another_is_warned_of(tmp_path):
+    write_stage(tmp_path, "sft")
+    change = {"step": 40, "setting": "TAU", "then": 0.1, "now": 0.2, "accepted": True}
+    (tmp_path / "sft" / "run.json").write_text(json.dumps({"changes": [change]}))
+    write_report(tmp_path)
+    warning = "sft was trained with TAU 0.1 up to step 40, and with 0.2 from there on."
+    assert json.loads((tmp_path / "report.json").read_text())["warnings"] == [warning]
+    assert warning in (tmp_path / "report.html").read_text()
