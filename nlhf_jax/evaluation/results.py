@@ -17,8 +17,6 @@ from nlhf_jax.files import write_whole
 REFERENCE = "reference"  # the player whose response is one of the prompt's own references
 FORMAT = 1
 _MATRICES = ("rate", "low", "high", "p")
-_NUMBERS = ("seed", "prompts_in_split", "temperature", "judge_certainty")
-_NAMES = ("trained_against_judge", "training_unknown")
 COLLAPSED_BELOW = 0.5  # share of distinct responses
 EMPTY_ABOVE = 0.05  # share of empty responses
 UNSURE_BELOW = 0.55  # certainty of a judge
@@ -184,8 +182,12 @@ class TournamentResult:
                 for rater in tree.get("raters", ())
             ),
             meta_game=_read_meta_game(tree.get("meta_game")),
-            **{name: tree.get(name) for name in _NUMBERS},
-            **{name: tuple(tree.get(name, ())) for name in _NAMES},
+            seed=tree.get("seed"),
+            prompts_in_split=tree.get("prompts_in_split"),
+            temperature=tree.get("temperature"),
+            judge_certainty=tree.get("judge_certainty"),
+            trained_against_judge=tuple(tree.get("trained_against_judge", ())),
+            training_unknown=tuple(tree.get("training_unknown", ())),
         )
 
     def save(self, path: str | os.PathLike) -> None:
