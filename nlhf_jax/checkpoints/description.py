@@ -17,6 +17,7 @@ def describe(
     rater_template: Any = None,
     rater_labels: Any = None,
     prompt_form: str | None = None,
+    trained_against: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint says about itself, as a JSON-able dict.
 
@@ -29,6 +30,8 @@ def describe(
       rater_labels: token ids of "1" and "2"; None where the network has no such labels.
       prompt_form: what stands around a prompt's text (`data.prompts.PromptForm.form`), for those
         who write prompts for it; None, as in checkpoints of release 0.1: nothing.
+      trained_against: of a policy the rater of its training, `Network.identity`; {} if that was no
+        network; None, as in checkpoints of release 0.1: not known.
     """
     return {
         "kind": kind,
@@ -37,6 +40,7 @@ def describe(
         "rater_template": rater_template,
         "rater_labels": rater_labels,
         "prompt_form": prompt_form,
+        "trained_against": None if trained_against is None else dict(trained_against),
         "vocabulary": {
             "sha256": hashlib.sha256(vocabulary_bytes).hexdigest(),
             "base64": base64.b64encode(vocabulary_bytes).decode("ascii"),

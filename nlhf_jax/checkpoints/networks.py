@@ -2,15 +2,18 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+from etils import epath
 
-from nlhf_jax.checkpoints.arrays import Stacked, check_fits, place
+from nlhf_jax.checkpoints.arrays import Stacked, check_fits, flattened, place
 from nlhf_jax.checkpoints.description import check_same_vocabulary, describe
 from nlhf_jax.checkpoints.opening import open_checkpoint
+from nlhf_jax.checkpoints.ours import DIRECTORY
 from nlhf_jax.checkpoints.stored import StoredCheckpoint
 from nlhf_jax.data.datasets import Dataset
 from nlhf_jax.data.prompts import PLAIN, PromptForm
@@ -33,6 +36,7 @@ class Network:
       dtype: in which `params` are stored.
       description: as of `checkpoints.describe`.
       vocabulary_bytes: its SentencePiece model.
+      stored: the checkpoint.
     """
 
     model: LanguageModel
@@ -40,6 +44,30 @@ class Network:
     dtype: str
     description: dict[str, Any]
     vocabulary_bytes: bytes
+    stored: StoredCheckpoint
+
+    @functools.cached_property
+    def identity(self) -> dict[str, str]:
+        """Where it was read, `path`, and a hash of some of its numbers, wherever that is now."""
+        arrays = flattened(self.stored.params)
+        # Scales and biases: small, and in no two trainings the same.
+        few = [name for name in sorted(arrays) if len(arrays[name].shape) == 1][:8]
+        numbers = b"".join(arrays[name].read_all().tobytes() for name in few)
+        return {"path": self.stored.path, "sha256": hashlib.sha256(numbers).hexdigest()}
+
+    def is_rater_of(self, policy: "Network") -> bool | None:
+        """Whether `policy` was trained against this network, or another step of its training.
+
+        None if the policy's checkpoint does not say.
+        """
+        if policy.kind != "policy":
+            return False
+        trained = policy.description.get("trained_against")
+        if not trained:
+            return None if trained is None else False
+        here, there = (epath.Path(one["path"]).parent for one in (self.identity, trained))
+        same_training = here == there and here.name == DIRECTORY
+        return same_training or self.identity["sha256"] == trained["sha256"]
 
     @functools.cached_property
     def params(self) -> PyTree:
@@ -118,7 +146,7 @@ def open_network(
     vocabulary = found.vocabulary_bytes or (data.vocabulary.model_bytes if data else b"")
     dtype = dtype or model.description().get("dtype", "float32")
     read = functools.partial(read_params, found, model, partitioner)
-    return Network(model, read, dtype, description, vocabulary)
+    return Network(model, read, dtype, description, vocabulary, found)
 
 
 def _describe(

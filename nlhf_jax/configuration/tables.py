@@ -56,7 +56,7 @@ def markdown(found: Sequence[Setting]) -> str:
     found_stages = stages(found)
     if found_stages:
         rows = [
-            (stage["name"], stage["job"], f"`{_files(stage)}`", f"`{_macros(stage)}`")
+            (_name(stage), stage["job"], f"`{_files(stage)}`", f"`{_macros(stage)}`")
             for stage in found_stages
         ]
         parts.append(_table(("stage", "job", "gin files", "macros"), rows))
@@ -103,9 +103,19 @@ def _stage_lines(found: Sequence[Setting]) -> list[str]:
     for stage in entries:
         line = f"{stage['name']:<{widths[0]}}  {stage['job']:<{widths[1]}}  {_files(stage)}"
         lines.append(line.rstrip())
+        if "when" in stage:
+            lines.append(f"{'':<{widths[0]}}  {'':<{widths[1]}}  {_condition(stage)}")
         if _macros(stage):
             lines.append(f"{'':<{widths[0]}}  {'':<{widths[1]}}  given {_macros(stage)}")
     return lines
+
+
+def _name(stage: Mapping[str, Any]) -> str:
+    return f"{stage['name']} ({_escaped(_condition(stage))})" if "when" in stage else stage["name"]
+
+
+def _condition(stage: Mapping[str, Any]) -> str:
+    return f"only if {stage['when']}, else {stage.get('instead')} stands in"
 
 
 def _files(stage: Mapping[str, Any]) -> str:

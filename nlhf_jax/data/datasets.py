@@ -9,8 +9,10 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from etils import epath
+
 from nlhf_jax.data.batches import Examples, load_examples
-from nlhf_jax.data.json_lines import File, is_skipped
+from nlhf_jax.data.json_lines import File, check_exists, is_skipped
 from nlhf_jax.data.prompts import PLAIN, PromptForm, form_of
 from nlhf_jax.data.templates import (
     SHORT_INSTRUCTION,
@@ -25,6 +27,7 @@ from nlhf_jax.data.templates import (
 from nlhf_jax.data.tldr.files import PROMPT_FORM
 from nlhf_jax.data.tldr_mini import population
 from nlhf_jax.data.vocabularies import Vocabulary, tldr_mini_vocabulary
+from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation.judges import Judge, PopulationJudge
 
 if TYPE_CHECKING:  # it imports TensorFlow, which is left to those who read data
@@ -163,6 +166,8 @@ def json_lines(
     name: str = "json_lines",
     prompt_form: str | None = None,
     bad_lines: str | None = None,
+    votes_half: int | None = None,
+    halve_from: int | None = None,
 ) -> Dataset:
     """A user's files: `{split: path}` for each kind (see `data/json_lines.py` for their keys).
 
@@ -177,17 +182,24 @@ def json_lines(
         when it is shortened; None: nothing.
       bad_lines: "stop" (or None): a line that cannot be used is an error; "skip": it is left out,
         counted, and listed.
+      votes_half: 1 or 2: of the votes to train on, those on that half of the posts, if there are
+        enough; None: all.
+      halve_from: how many are enough, see `has_halves`.
 
     Raises UserError for a file or a setting that cannot be used.
     """
     from nlhf_jax.data import sources
 
+    if votes_half not in (None, 1, 2):
+        raise UserError(f"VOTES_HALF is {votes_half} but must be 1, 2 or None")
     skip = is_skipped(bad_lines)
     kinds = {"sft": sft, "preferences": preferences, "prompts": prompts}
     files = {
         kind: {split: File(path, kind, skip) for split, path in (paths or {}).items()}
         for kind, paths in kinds.items()
     }
+    if votes_half is not None and has_halves(preferences, halve_from):
+        files["preferences"]["train"].half = votes_half
     found = sources.json_lines_sources(**files, form=form_of(prompt_form))
     dataset = _registered(name, vocabulary, found, short_template, prompt_form=prompt_form)
     of_tasks = {
@@ -201,6 +213,23 @@ def json_lines(
         for split, file in files[kind].items()
     )
     return dataset
+
+
+def has_halves(preferences: Mapping[str, str], halve_from: int | None) -> bool:
+    """Whether there are enough votes to train two raters, each on half of the posts.
+
+    A chain asks this before it trains the second one, which is to judge what the first one taught.
+
+    Args:
+      preferences: `{split: path}` of comparisons.
+      halve_from: how many lines the file of `train` needs; 0 halves any, None halves none.
+    """
+    path = preferences.get("train")
+    if halve_from is None or path is None:
+        return False
+    check_exists(path)
+    with epath.Path(path).open("rb") as file:
+        return sum(1 for line in file if line.strip()) >= halve_from
 
 
 def from_rows(

@@ -11,6 +11,7 @@ Other keys are ignored. Files are UTF-8; a path may be one of Google Cloud Stora
 
 import dataclasses
 import functools
+import hashlib
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -171,7 +172,10 @@ class File:
       kind: a key of `KINDS`.
       skip: leave bad lines out, instead of stopping at the first one.
       skipped: of the last reading, what was wrong with the lines left out, a sentence each.
+      half: 1 or 2: only rows whose prompt is of that half, so that no prompt is in both; None: all.
     """
+
+    half: int | None = None
 
     def __init__(self, path: str | os.PathLike, kind: str, skip: bool = False):
         if kind not in KINDS:
@@ -181,6 +185,17 @@ class File:
 
     def __call__(self) -> list:
         """All good rows. Raises UserError at a bad line that is not skipped, or if none is good."""
+        rows = self._good()
+        if self.half is None:
+            return rows
+        kept = [row for row in rows if half_of(row.prompt) == self.half]
+        if not kept:
+            raise UserError(
+                f"{self.path}: half {self.half} of its prompts is empty; set HALVE_FROM = None"
+            )
+        return kept
+
+    def _good(self) -> list:
         if not self.skip:
             return read(self.path, self.kind)
         scanned = list(scan(self.path, self.kind))
@@ -190,6 +205,11 @@ class File:
                 f"{self.path}: all {len(scanned)} lines are bad, the first one: {self.skipped[0]}"
             )
         return [row for row in scanned if not isinstance(row, UserError)]
+
+
+def half_of(prompt: str) -> int:
+    """1 or 2, by a hash of the text."""
+    return 1 + hashlib.blake2b(prompt.encode("utf-8"), digest_size=1).digest()[0] % 2
 
 
 def shortened(sentences: Sequence[str], most: int = 20) -> list[str]:

@@ -1,6 +1,7 @@
 """What came of a tournament, as tables, JSON and warnings."""
 
 import dataclasses
+import itertools
 import json
 import os
 
@@ -8,14 +9,18 @@ import numpy as np
 from etils import epath
 
 from nlhf_jax.errors import UserError
-from nlhf_jax.evaluation.statistics import Estimate, Standing, WinRates
+from nlhf_jax.evaluation.intervals import Estimate, p_values_of_intervals
+from nlhf_jax.evaluation.statistics import Standing, WinRates
 from nlhf_jax.evaluation.votes import RaterAccuracy
 from nlhf_jax.files import write_whole
 
 REFERENCE = "reference"  # the player whose response is one of the prompt's own references
 FORMAT = 1
+_MATRICES = ("rate", "low", "high", "p")
 COLLAPSED_BELOW = 0.5  # share of distinct responses
 EMPTY_ABOVE = 0.05  # share of empty responses
+UNSURE_BELOW = 0.55  # certainty of a judge
+_FEW = 10  # prompts that are the exception
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +100,11 @@ class TournamentResult:
     `raters` are those whose predictions of votes were measured, the population first if it is known
     exactly. `meta_game` has the policies without the reference; None with fewer than two of
     them. `seed` is that of the bootstrap, the samples and the prompts, which are `prompts` of the
-    `prompts_in_split`; `temperature` is that of the samples. What a file does not have, because it
-    is older or the players did not come from checkpoints, is None.
+    `prompts_in_split`; `temperature` is that of the samples; `judge_certainty`, in [1/2, 1], is the
+    mean probability with which the judge prefers one of two different responses, None of votes.
+    `trained_against_judge` names the policies whose rater in training was this judge, and
+    `training_unknown` those whose checkpoints do not say which rater they had. What a file does not
+    have, because it is older or the players did not come from checkpoints, is None or empty.
     """
 
     judge: str
@@ -111,6 +119,9 @@ class TournamentResult:
     seed: int | None = None
     prompts_in_split: int | None = None
     temperature: float | None = None
+    judge_certainty: float | None = None
+    trained_against_judge: tuple[str, ...] = ()
+    training_unknown: tuple[str, ...] = ()
 
     @property
     def policies(self) -> tuple[str, ...]:
@@ -120,7 +131,7 @@ class TournamentResult:
     def to_json(self) -> str:
         """The whole result; `from_json` gives it back, every float bit for bit."""
         tree = dataclasses.asdict(self)
-        for field in ("rate", "low", "high"):
+        for field in _MATRICES:
             tree["win_rates"][field] = tree["win_rates"][field].tolist()
         tree["intransitivity"] |= {
             "policy_share": self.intransitivity.policy_share,
@@ -135,7 +146,9 @@ class TournamentResult:
         if tree["format"] != FORMAT:
             raise ValueError(f"format is {tree['format']}, this version reads {FORMAT}")
         rates = tree["win_rates"]
-        matrices = {name: np.array(rates[name], np.float64) for name in ("rate", "low", "high")}
+        matrices = {name: np.array(rates[name], np.float64) for name in _MATRICES if name in rates}
+        if "p" not in matrices:  # release 0.1 did not correct for how much it said
+            matrices["p"] = p_values_of_intervals(**matrices)
         triples = tree["intransitivity"]
         return cls(
             judge=tree["judge"],
@@ -169,7 +182,12 @@ class TournamentResult:
                 for rater in tree.get("raters", ())
             ),
             meta_game=_read_meta_game(tree.get("meta_game")),
-            **{name: tree.get(name) for name in ("seed", "prompts_in_split", "temperature")},
+            seed=tree.get("seed"),
+            prompts_in_split=tree.get("prompts_in_split"),
+            temperature=tree.get("temperature"),
+            judge_certainty=tree.get("judge_certainty"),
+            trained_against_judge=tuple(tree.get("trained_against_judge", ())),
+            training_unknown=tuple(tree.get("training_unknown", ())),
         )
 
     def save(self, path: str | os.PathLike) -> None:
@@ -208,9 +226,39 @@ def warnings(result: TournamentResult) -> list[str]:
                 f"{name} writes {player.mean_words:.1f} words on average where the references have"
                 f" {reference.mean_words:.1f}."
             )
+    if result.training_unknown:
+        found.append(
+            f"The checkpoint of {', '.join(result.training_unknown)} does not say against which"
+            " rater it was trained; if that was this judge, it is no independent one."
+        )
+    for rater in result.raters:
+        if rater.accuracy.low <= 0.5:
+            interval = f"{rater.accuracy.low:.1%} to {rater.accuracy.high:.1%}"
+            found.append(
+                f"The {rater.name} may be guessing: it agrees with {rater.accuracy.value:.1%} of"
+                f" the votes ({interval})."
+            )
     if result.prompts < 200:
         found.append(f"Only {result.prompts} prompts were judged, so the intervals are wide.")
+    near = _near_an_end(result)
+    if near:
+        found.append(
+            f"Win rates as near to 0 or 1 as {near[0]} rest on few prompts that go the other way:"
+            f" their intervals may be too narrow ({len(near)} in all)."
+        )
     return found
+
+
+def _near_an_end(result: TournamentResult) -> list[str]:
+    """Averages of which resampling shows too little, since few prompts differ from the others."""
+    if result.votes:
+        return []
+    rates = result.win_rates
+    return [
+        f"{row} over {column} ({rates.between(row, column).value:.3f})"
+        for row, column in itertools.permutations(rates.names, 2)
+        if (1 - rates.between(row, column).value) * result.prompts < _FEW
+    ]
 
 
 def _read_meta_game(standings: list[dict] | None) -> tuple[Standing, ...] | None:

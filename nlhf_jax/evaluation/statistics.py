@@ -5,21 +5,12 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
+from nlhf_jax.evaluation import intervals
+from nlhf_jax.evaluation.intervals import TAIL, Estimate
 from nlhf_jax.games import meta_game
 
-LEVEL = 0.95  # of every interval in the project, as in the paper
-RESAMPLES = 4000  # percentiles of 2.5 % and 97.5 % then rest on 100 resamples each
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A probability or share with its two-sided 95 % interval."""
-
-    value: float
-    low: float
-    high: float
+VOTES, PROBABILITIES = "Clopper-Pearson", "bootstrap"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +24,7 @@ class WinRates:
       low, high: `[K, K]` ends of the 95 % intervals; on the diagonal both are 1/2.
       n: number of comparisons behind every cell off the diagonal.
       interval: "Clopper-Pearson" (votes counted) or "bootstrap" (probabilities averaged).
+      p: `[K, K]` p-values, each cell by itself, of its rate being 1/2; 1 on the diagonal.
     """
 
     names: tuple[str, ...]
@@ -41,6 +33,7 @@ class WinRates:
     high: np.ndarray
     n: int
     interval: str
+    p: np.ndarray
 
     def between(self, row: str, column: str) -> Estimate:
         """P(row beats column)."""
@@ -48,9 +41,18 @@ class WinRates:
         return Estimate(float(self.rate[cell]), float(self.low[cell]), float(self.high[cell]))
 
     def is_decided(self, row: str, column: str) -> bool:
-        """Whether the interval of this cell leaves out 1/2."""
-        cell = self.between(row, column)
-        return cell.low > 0.5 or cell.high < 0.5
+        """Whether it is beyond doubt which of the two is preferred.
+
+        It is where the interval of the cell leaves out 1/2 and where all such cells hold together:
+        among equal players a table has any in at most 5 of 100 cases (Holm).
+        """
+        i, j = self.names.index(row), self.names.index(column)
+        if i == j or self.low[i, j] <= 0.5 <= self.high[i, j]:
+            return False
+        above = np.triu_indices(len(self.names), k=1)
+        held = np.zeros_like(self.p, bool)
+        held[above] = intervals.hold_together(self.p[above])
+        return bool(held[min(i, j), max(i, j)])
 
     def first(self, players: int) -> "WinRates":
         """The table of the first so many players alone."""
@@ -61,6 +63,7 @@ class WinRates:
             rate=self.rate[cells],
             low=self.low[cells],
             high=self.high[cells],
+            p=self.p[cells],
         )
 
 
@@ -70,14 +73,14 @@ class Standing:
 
     Attributes:
       name: the policy's.
-      nash: its probability in the Nash average (see `nlhf_jax.games.meta_game`), with its bootstrap
-        interval over prompts. It jumps where a near tie turns: between policies that the prompts
-        do not tell apart, the interval may be all of `[0, 1]`.
-      win_rate_over_nash: P(it beats the Nash average), at most 1/2; the bootstrap resamples both.
+      nash: its probability in the Nash average (see `nlhf_jax.games.meta_game`). It jumps where a
+        near tie turns, so its interval is what comes of all matrices that the prompts allow
+        (`intervals.central`): between policies that they do not tell apart, all of `[0, 1]`.
+      win_rate_over_nash: P(it beats the Nash average), at most 1/2; the same of both.
       exploitability: `max_j P(j beats it) - 1/2`, in [0, 1/2]. The maximum of resampled rates is
-        biased upwards, so the ends are the largest of the rates' own ends, as sure as single cells
-        of the matrix: the lower one is above 0 if and only if some cell says so, and it is above
-        the truth in up to K - 1 times 2.5 % of all cases, all K policies being tied.
+        biased upwards, so the ends are the largest of the rates' own ends: of the upper ones as in
+        the matrix, and of lower ones that are all below the truth in 97.5 of 100 cases
+        (Bonferroni's, of K - 1).
       best_response: that j; None if no policy beats it.
     """
 
@@ -86,66 +89,6 @@ class Standing:
     win_rate_over_nash: Estimate
     exploitability: Estimate
     best_response: str | None
-
-
-def clopper_pearson(wins: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The exact binomial interval: it covers the true rate at least 95 times in 100, at every rate
-    and n.
-
-    Args:
-      wins: any shape, whole numbers in `[0, n]`.
-      n: trials, at least 1.
-
-    Returns:
-      low, high: of the shape of `wins`, in `[0, 1]`.
-
-    Source: Clopper and Pearson, Biometrika 26 (1934); the interval of the paper's tables.
-    """
-    wins = np.asarray(wins, np.float64)
-    if n < 1 or np.any(wins != np.round(wins)) or np.any((wins < 0) | (wins > n)):
-        raise ValueError(f"Clopper-Pearson counts whole votes: got wins {wins} of n = {n}")
-    ends = [stats.binomtest(int(k), n).proportion_ci(LEVEL, "exact") for k in wins.ravel()]
-    low, high = np.array(ends, np.float64).reshape(*wins.shape, 2).T
-    return low.T, high.T
-
-
-def bootstrap(scores: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The percentile interval of the mean over prompts, by resampling prompts.
-
-    All columns share their resamples, so that differences between columns are resampled in pairs
-    too.
-
-    Args:
-      scores: `[N]` or `[N, ...]`, one row a prompt.
-      seed: the same seed gives the same interval.
-
-    Returns:
-      low, high: of shape `scores.shape[1:]`.
-    """
-    return _percentiles(_resampled_means(scores, seed))
-
-
-def _resampled_means(scores: np.ndarray, seed: int) -> np.ndarray:
-    """Means over prompts that are drawn again and again: `[N, ...]` to `[RESAMPLES, ...]`."""
-    scores = np.asarray(scores, np.float64)
-    n = scores.shape[0]
-    if n < 1:
-        raise ValueError("an interval needs at least one prompt")
-    # How often each prompt is drawn, so that a resampled mean is one row of a matrix product.
-    times_drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-    means = (times_drawn / n) @ scores.reshape(n, -1)
-    return means.reshape(RESAMPLES, *scores.shape[1:])
-
-
-def _percentiles(resampled: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return low, high
-
-
-def bootstrap_mean(scores: np.ndarray, seed: int) -> Estimate:
-    """Mean of `scores [N]` over prompts with its bootstrap interval."""
-    low, high = bootstrap(scores, seed)
-    return Estimate(float(np.mean(scores)), float(low), float(high))
 
 
 def win_rates(names: Sequence[str], scores: np.ndarray, votes: bool, seed: int) -> WinRates:
@@ -163,26 +106,38 @@ def win_rates(names: Sequence[str], scores: np.ndarray, votes: bool, seed: int) 
         raise ValueError(f"scores of shape {scores.shape} do not fit {players} players")
     above = np.triu_indices(players, k=1)
     judged = scores[:, above[0], above[1]]
-    if votes:
-        low, high = clopper_pearson(judged.sum(axis=0), n)
-    else:
-        low, high = bootstrap(judged, seed)
-
-    def both_ways(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
-        matrix = np.full((players, players), 0.5)
-        matrix[above] = upper
-        matrix[above[::-1]] = 1 - lower
-        return matrix
-
-    mean = judged.mean(axis=0)
+    interval = VOTES if votes else PROBABILITIES
+    low, high = _ends(judged, interval, seed, TAIL)
+    mean, p = judged.mean(axis=0), np.ones((players, players))
+    p[above] = p[above[::-1]] = intervals.p_values(judged, votes)
     return WinRates(
         names=tuple(names),
-        rate=both_ways(mean, mean),
-        low=both_ways(low, high),
-        high=both_ways(high, low),
+        rate=_both_ways(mean, mean),
+        low=_both_ways(low, high),
+        high=_both_ways(high, low),
         n=n,
-        interval="Clopper-Pearson" if votes else "bootstrap",
+        interval=interval,
+        p=p,
     )
+
+
+def _ends(
+    judged: np.ndarray, interval: str, seed: int, tail: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of the means of columns `[N, M]`: low and high `[M]`."""
+    if interval == VOTES:
+        return intervals.clopper_pearson(judged.sum(axis=0), len(judged), tail)
+    return intervals.bootstrap(judged, seed, tail)
+
+
+def _both_ways(upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
+    """`[K, K]` from values above the diagonal, and from those whose complements stand below."""
+    players = round((1 + (1 + 8 * len(upper)) ** 0.5) / 2)
+    above = np.triu_indices(players, k=1)
+    matrix = np.full((players, players), 0.5)
+    matrix[above] = upper
+    matrix[above[::-1]] = 1 - lower
+    return matrix
 
 
 def standings(rates: WinRates, scores: np.ndarray, seed: int) -> tuple[Standing, ...]:
@@ -198,13 +153,17 @@ def standings(rates: WinRates, scores: np.ndarray, seed: int) -> tuple[Standing,
         nash = meta_game.nash_average(rate)
         return nash, meta_game.win_rate_over(rate, nash)
 
-    resampled = measure(_resampled_means(scores, seed))
+    possible = intervals.central(intervals.resampled_means(scores, seed), len(scores))
     nash, over_nash = (
-        _estimates(values, *_percentiles(again))
-        for values, again in zip(measure(rates.rate), resampled, strict=True)
+        _estimates(
+            values, np.minimum(again.min(axis=0), values), np.maximum(again.max(axis=0), values)
+        )
+        for values, again in zip(measure(rates.rate), measure(possible), strict=True)
     )
+    above = np.triu_indices(len(rates.names), k=1)
+    ends = _ends(scores[:, above[0], above[1]], rates.interval, seed, TAIL / (len(rates.names) - 1))
     exploitability = _estimates(
-        *(meta_game.exploitability(rate) for rate in (rates.rate, rates.low, rates.high))
+        *(meta_game.exploitability(rate) for rate in (rates.rate, _both_ways(*ends), rates.high))
     )
     best_response = meta_game.best_response(rates.rate)
     return tuple(

@@ -9,7 +9,7 @@ import numpy as np
 from rouge_score import rouge_scorer
 
 from nlhf_jax.errors import UserError
-from nlhf_jax.evaluation import judges, statistics
+from nlhf_jax.evaluation import intervals, judges, statistics
 from nlhf_jax.evaluation.judges import Judge
 from nlhf_jax.evaluation.results import (
     REFERENCE,
@@ -92,7 +92,7 @@ def play(
             _summary(
                 name,
                 players.get(name, Player(responses[name])),
-                None if means is None else statistics.bootstrap_mean(means[index], seed),
+                None if means is None else intervals.bootstrap_mean(means[index], seed),
                 references if name != REFERENCE else None,
                 rouge,
             )
@@ -102,6 +102,7 @@ def play(
         samples=_samples(prompts, references, responses, policies, against_policies, samples),
         meta_game=_meta_game(rates, scores, len(policies), seed),
         seed=seed,
+        judge_certainty=None if judge.votes else _certainty(scores, responses),
     )
 
 
@@ -143,6 +144,14 @@ def _judge_all_pairs(prompts, responses, judge, on_pair) -> np.ndarray:
         if on_pair is not None:
             on_pair(number, len(pairs))
     return scores
+
+
+def _certainty(scores: np.ndarray, responses) -> float | None:
+    """Mean of max(P, 1 - P) over pairs of different texts; None if there are none."""
+    texts = np.array([[text.strip() for text in of] for of in responses.values()], object).T
+    different = texts[:, :, None] != texts[:, None, :]
+    found = np.maximum(scores, 1 - scores)[different.astype(bool)]
+    return float(found.mean()) if found.size else None
 
 
 def _scores_against_policies(scores: np.ndarray, policies: int) -> np.ndarray | None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from nlhf_jax.errors import UserError
-from nlhf_jax.evaluation import judges, statistics
+from nlhf_jax.evaluation import intervals, judges
+from nlhf_jax.evaluation.intervals import Estimate
 from nlhf_jax.evaluation.judges import Judge
-from nlhf_jax.evaluation.statistics import Estimate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,13 +18,15 @@ class RaterAccuracy:
     Attributes:
       name: the rater's.
       accuracy: share of the votes that agree with what the rater prefers, with its bootstrap
-        interval over comparisons.
+        interval over posts: votes on one post are alike, so they are drawn together.
       comparisons: how many it was measured on.
+      posts: how many different prompts these have; None in files from before they were counted.
     """
 
     name: str
     accuracy: Estimate
     comparisons: int
+    posts: int | None = None
 
 
 def rater_accuracy(
@@ -53,4 +55,6 @@ def rater_accuracy(
     preferred = judges.answers(judge, prompts, chosen, rejected)
     shares = np.asarray(vote_shares, np.float64)
     agreeing = np.select([preferred > 0.5, preferred < 0.5], [shares, 1 - shares], 0.5)
-    return RaterAccuracy(name, statistics.bootstrap_mean(agreeing, seed), len(prompts))
+    posts, post_of = np.unique(np.asarray(prompts, object), return_inverse=True)
+    accuracy = intervals.bootstrap_mean_of_groups(agreeing, post_of, seed)
+    return RaterAccuracy(name, accuracy, len(prompts), len(posts))

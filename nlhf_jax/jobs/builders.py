@@ -176,7 +176,7 @@ def policy(
         chosen_scorer = scorer(rater)
     else:
         chosen_scorer = _scorer_of(rater, rater_checkpoint, wanted, both_orders)
-    return PolicyLearner(
+    learner = PolicyLearner(
         model=reference.model,
         opponent=opponent,
         objective=objective,
@@ -187,6 +187,8 @@ def policy(
         max_response_length=setup.feature_lengths["targets"],
         **setup.learner(),
     )
+    learner.trained_against = lambda: rater.identity if rater is not None else {}
+    return learner
 
 
 def _objective_of_release_0_1(loss: str, tau: float | None, kl: str | None) -> Objective:

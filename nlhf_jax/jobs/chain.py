@@ -51,6 +51,7 @@ REPORT = "report.html"  # in the chain's directory
 _TIMES = "stages.json"  # beside it: seconds per stage; a timing.json would be a training's
 _MARKER = "stage.json"
 _REFERENCE = "stage:"
+_KEYS = ("name", "job", "gin_file", "macros", "when", "instead")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +100,8 @@ def run(
 
     Args:
       workdir: the chain's directory.
-      stages: dicts with `name`, `job`, `gin_file` (one or a list) and `macros`.
+      stages: dicts with `name`, `job`, `gin_file` (one or a list) and `macros`. One whose `when` is
+        false is left out, and what refers to it refers to the stage `instead`.
       overrides: "STAGE/NAME=value", which win over the stage's macros.
       search_paths: where gin files are found, as for `configuration.parse`.
       macros: values for all stages whose gin files speak of them; a stage's own win.
@@ -147,15 +149,16 @@ def run(
 
 def _parse_stages(entries: Sequence[Mapping[str, Any]]) -> list[Stage]:
     stages: list[Stage] = []
+    stand_ins: dict[str, str] = {}  # of stages that are left out
     for number, entry in enumerate(entries, start=1):
         where = f"chain.run.stages, entry {number}"
         if not isinstance(entry, Mapping):
             raise UserError(f"{where} is {entry!r} but must be a dict with 'name' and 'job'")
         for key in entry:
-            if key not in ("name", "job", "gin_file", "macros"):
+            if key not in _KEYS:
                 raise UserError(
-                    f"{where} has the key {key!r} but only 'name', 'job', 'gin_file' and 'macros' "
-                    "mean something"
+                    f"{where} has the key {key!r} but only {', '.join(map(repr, _KEYS))} mean "
+                    "something"
                 )
         for key in ("name", "job"):
             if key not in entry:
@@ -169,12 +172,28 @@ def _parse_stages(entries: Sequence[Mapping[str, Any]]) -> list[Stage]:
             raise UserError(
                 f"{where}: the job of {name!r} is {job!r} but must be one of {', '.join(JOBS)}"
             )
+        macros = _with_stand_ins(entry.get("macros") or {}, stand_ins)
+        if not entry.get("when", True):
+            stand_ins[name] = _with_stand_ins(f"{_REFERENCE}{entry.get('instead')}", stand_ins)
+            continue
         files = entry.get("gin_file", ())
         files = (files,) if isinstance(files, str) else tuple(files)
-        stages.append(Stage(name, job, files, entry.get("macros") or {}))
+        stages.append(Stage(name, job, files, macros))
     if not stages:
         raise UserError("chain.run.stages is empty: there is nothing to run")
     return stages
+
+
+def _with_stand_ins(value: Any, stand_ins: Mapping[str, str]) -> Any:
+    """A value in which a stage that stands in is referred to in the place of one left out."""
+    if isinstance(value, Mapping):
+        return {key: _with_stand_ins(item, stand_ins) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_stand_ins(item, stand_ins) for item in value]
+    if isinstance(value, str) and value.startswith(_REFERENCE):
+        name = _stage_of(value)
+        return stand_ins.get(name, _REFERENCE + name) + value[len(_REFERENCE + name) :]
+    return value
 
 
 def _with_shared_macros(

@@ -66,7 +66,8 @@ def evaluate(
       rater_checkpoint: a preference or reward model as the judge; None asks the data's own
         population.
       raters: name -> checkpoint of a preference or reward model whose accuracy on votes to measure,
-        beside that of the data's own population if it is known; None measures nothing.
+        beside that of the data's own population if it is known, and of the judge if it is a
+        checkpoint; None measures nothing.
       temperature: of the samples. KL is that of the policy at this temperature from the reference
         at 1; at 0, where each prompt has one response, it is `-log mu` of that.
       compute_dtype: of activations; None for those of the checkpoints' runs.
@@ -81,8 +82,9 @@ def evaluate(
     reference = opened.path(reference)
     rater_checkpoint = rater_checkpoint and opened.path(rater_checkpoint)
     hall = _Hall(data, partitioner, feature_lengths, batch_size, seed, compute_dtype)
-    if judge is None:
-        judge = hall.judge(rater_checkpoint)
+    judge, asked = hall.choose(judge, rater_checkpoint)
+    if raters and rater_checkpoint is not None and rater_checkpoint not in raters.values():
+        raters = {**raters, "judge": rater_checkpoint}
     progress = Progress(epath.Path(workdir).name, len(players))
     progress.status("measures the raters on votes")
     # Before the responses are sampled: a rater that is none is found out at once.
@@ -95,9 +97,10 @@ def evaluate(
     examples = examples.take(num_prompts or in_split, seed)
     prompts, references = examples.texts("inputs"), examples.texts("references")
     progress.status("samples the players' responses")
-    entries = {}
-    for name, player in hall.enter(players, reference, examples, temperature):
+    entries, trained = {}, {}
+    for name, network, player in hall.enter(players, reference, examples, temperature):
         entries[name] = player
+        trained[name] = False if asked is None else asked.is_rater_of(network)
         progress.message(f"{name} has written {len(prompts)} responses")
     result = play(
         prompts,
@@ -107,7 +110,12 @@ def evaluate(
         seed=seed,
     )
     result = dataclasses.replace(
-        result, raters=measured, prompts_in_split=in_split, temperature=temperature
+        result,
+        raters=measured,
+        prompts_in_split=in_split,
+        temperature=temperature,
+        trained_against_judge=tuple(name for name in trained if trained[name]),
+        training_unknown=tuple(name for name in trained if trained[name] is None),
     )
     result.save(epath.Path(workdir) / "tournament.json")
     opened.write(workdir)
@@ -137,17 +145,21 @@ class _Hall:
             feature_lengths=self.feature_lengths,
         )
 
-    def judge(self, rater_checkpoint: str | None) -> Judge:
-        """The network's, or the data's own."""
+    def choose(
+        self, judge: Judge | None, rater_checkpoint: str | None
+    ) -> tuple[Judge, Network | None]:
+        """The judge that is given, or a network's, which comes with it, or the data's own."""
+        if judge is not None:
+            return judge, None
         if rater_checkpoint is not None:
             rater = self.load(rater_checkpoint, kind="preference")
-            return self.network_judge(rater, f"RATER_CHECKPOINT {rater_checkpoint}")
+            return self.network_judge(rater, f"RATER_CHECKPOINT {rater_checkpoint}"), rater
         if self.data.judge is None:
             raise UserError(
                 f"the data '{self.data.name}' has no judge of its own; give RATER_CHECKPOINT, a "
                 "preference model"
             )
-        return self.data.judge
+        return self.data.judge, None
 
     def say_what_is_left_out(self, progress: Progress, examples: Examples, split: str) -> None:
         """Which lines were skipped, and how many prompts are too long."""
@@ -210,7 +222,7 @@ class _Hall:
 
     def enter(
         self, players: Mapping[str, str], reference: str, examples: Examples, temperature: float
-    ) -> Iterator[tuple[str, Player]]:
+    ) -> Iterator[tuple[str, Network, Player]]:
         """The players with the responses that they write, one after the other."""
         base = self.load(reference)
         length = self.feature_lengths["targets"]
@@ -224,7 +236,7 @@ class _Hall:
                 programs[architecture] = _compiled(
                     self.partitioner, _sampling(network.model, base.model, length, temperature)
                 )
-            yield name, self._write(network, base, programs[architecture], examples, key)
+            yield name, network, self._write(network, base, programs[architecture], examples, key)
 
     def _write(
         self,

@@ -183,6 +183,7 @@ def _describe(
     """What the checkpoints say about themselves."""
     rater = getattr(learner, "rater", None)
     described = rater.description() if rater is not None else {}
+    trained_against = getattr(learner, "trained_against", None)
     return describe(
         kind=learner.kind,
         model=learner.model.description(),
@@ -191,4 +192,5 @@ def _describe(
         rater_template=described.get("template"),
         rater_labels=described.get("labels"),
         prompt_form=data.prompt_form.form,
+        trained_against=trained_against and trained_against(),
     )

@@ -5,7 +5,7 @@ makes a loss of that: see `nlhf_jax.opponents`, `nlhf_jax.raters` and `nlhf_jax.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,6 +33,8 @@ class PolicyLearner(Learner):
     """
 
     kind = "policy"
+    # Gives what `checkpoints.describe` says of its rater; None if nobody knows.
+    trained_against: Callable[[], Mapping[str, str]] | None = None
 
     def __init__(
         self,

@@ -1,10 +1,11 @@
 """What the report of a work directory says, before it is HTML, Markdown or JSON.
 
 Reads (a report needs a tournament, findings or one stage's metrics; the rest may be missing):
-  WORKDIR/tournament/tournament.json  what `TournamentResult.save` wrote
+  WORKDIR/STAGE/tournament.json       what `TournamentResult.save` wrote
   WORKDIR/STAGE/findings.json         what `findings.save` wrote, with its figures
   WORKDIR/STAGE/metrics.jsonl         {"step": 10, "split": "train"|"validation", "loss": 1.5, ...}
-  WORKDIR/metrics.jsonl               the same, of a work directory that holds one training alone
+  WORKDIR/metrics.jsonl               the same, of a work directory that holds one training alone;
+                                      so may tournament.json and findings.json stand there
   WORKDIR/STAGE/run.json              its "changes": what a training was continued with, and before
   WORKDIR/STAGE/timing.json           {"started": Unix time, "seconds": wall time, "steps": 300,
                                       "steps_per_second": 4.5}
@@ -23,11 +24,11 @@ from etils import epath
 from nlhf_jax import guards
 from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation import results
-from nlhf_jax.evaluation.judges import POPULATION
-from nlhf_jax.evaluation.results import REFERENCE, TournamentResult
+from nlhf_jax.evaluation.results import TournamentResult
 from nlhf_jax.files import absolute
 from nlhf_jax.report import findings, plots
 from nlhf_jax.report.findings import Finding
+from nlhf_jax.report.verdict import verdict
 
 # What a reader looks for first; the other metrics follow by name.
 _FIRST = ("loss", "accuracy", "win_rate", "preference", "reward", "kl", "entropy", "length")
@@ -71,13 +72,36 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tournament:
+    """One that was played.
+
+    Attributes:
+      name: its directory's.
+      result: what came of it.
+      alone: whether there is no other, so that it need not be named.
+    """
+
+    name: str
+    result: TournamentResult
+    alone: bool
+
+    def named(self, text: str) -> str:
+        """A sentence or a title about it, beside those about others."""
+        return text if self.alone else f"{self.name}: {text}"
+
+    def figure(self, name: str) -> str:
+        """The file of a picture of it under figures/."""
+        return f"{name}.png" if self.alone else f"{name}_{self.name}.png"
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """What the renderers turn into text. `figures` maps a file's name to its PNG bytes."""
 
     run: str
     stages: tuple[Stage, ...]
     findings: tuple[Finding, ...]
-    tournament: TournamentResult | None
+    tournaments: tuple[Tournament, ...]
     verdict: tuple[str, ...]
     warnings: tuple[str, ...]
     figures: Mapping[str, bytes]
@@ -88,12 +112,11 @@ def read_report(workdir: epath.Path) -> Report:
     if not workdir.is_dir():
         raise UserError(f"there is no work directory {workdir}")
     stages = _read_stages(workdir)
-    path = workdir / "tournament" / "tournament.json"
-    result = TournamentResult.load(path) if path.exists() else None
+    played = _read_tournaments(workdir)
     found = tuple(itertools.chain(*(findings.load(workdir / stage.name) for stage in stages)))
-    if result is None and not found and not any(stage.curves for stage in stages):
+    if not played and not found and not any(stage.curves for stage in stages):
         raise UserError(
-            f"{workdir} holds nothing to report: neither tournament/tournament.json nor a"
+            f"{workdir} holds nothing to report: neither a STAGE/tournament.json nor a"
             " STAGE/metrics.jsonl with metrics in it nor a STAGE/findings.json"
         )
     run = absolute(workdir).name
@@ -101,94 +124,35 @@ def read_report(workdir: epath.Path) -> Report:
         run=run,
         stages=stages,
         findings=found,
-        tournament=result,
-        verdict=() if result is None else tuple(verdict(result)),
+        tournaments=played,
+        verdict=tuple(one.named(says) for one in played for says in verdict(one.result)),
         warnings=(
-            *(() if result is None else results.warnings(result)),
+            *(one.named(says) for one in played for says in results.warnings(one.result)),
             *(change for stage in stages for change in stage.changes),
             *(f"{stage.name}: {alarm}" for stage in stages for alarm in stage.alarms),
         ),
-        figures=_figures(run, stages, result)
+        figures=_figures(run, stages, played)
         | {finding_file(finding): finding.png for finding in found},
     )
 
 
-def verdict(result: TournamentResult) -> list[str]:
-    """The outcome in sentences: who beats everybody, and where the matrix goes in circles."""
-    rates, policies = result.win_rates, result.policies
-    sentences = []
-    for name in policies:
-        others = [(rates.between(name, other), other) for other in policies if other != name]
-        if others and min(cell.value for cell, _ in others) > 0.5:
-            cell, closest = min(others, key=lambda pair: pair[0].value)
-            unsure = "" if rates.is_decided(name, closest) else ", too close to call"
-            sentences.append(
-                f"{name} is preferred to every other policy; the closest is {closest}, beaten with"
-                f" {cell.value:.3f} ({cell.low:.3f} to {cell.high:.3f}{unsure})."
-            )
-    if not sentences and len(policies) > 1:
-        sentences.append("No policy is preferred to every other one.")
-    cycles = result.intransitivity.policy_cycles
-    decided = [
-        cycle for cycle in cycles if all(map(rates.is_decided, cycle, cycle[1:] + cycle[:1]))
-    ]
-    if decided:
-        shown = "; ".join(" beats ".join((*cycle, cycle[0])) for cycle in decided[:3])
-        more = f"; and {len(decided) - 3} more cycles" if len(decided) > 3 else ""
-        sentences.append(f"The matrix goes in circles: {shown}{more}.")
-    elif cycles:
-        sentences.append(
-            f"Cycles among policies: {len(cycles)}, none with all three win rates beyond doubt."
-        )
-    if REFERENCE in rates.names:
-        above = [name for name in policies if rates.between(name, REFERENCE).low > 0.5]
-        sentences.append(
-            f"Preferred to the human references beyond doubt: {', '.join(above) or 'none'}."
-        )
-    return sentences
+def _directories(workdir: epath.Path) -> list[epath.Path]:
+    return [workdir, *sorted(path for path in workdir.iterdir() if path.is_dir())]
 
 
-def about_meta_game() -> tuple[str, ...]:
-    """What the table of the game between the policies says and how to read it."""
-    return (
-        "Two sides each send a policy, without knowing whom the other sends: that is a game, and"
-        " the win rates above are its payoffs. Its Nash average is the mixture of policies that"
-        " none of them beats, and of several such mixtures the most even one; a policy's mass is"
-        " its share. Copies of a policy divide its mass and leave the other masses as they are.",
-        "A mass can jump from 0 to 1 when a near tie turns. Where its interval (prompts resampled)"
-        " is wide, these prompts do not settle who is in the mixture: read the interval, not the"
-        " mass.",
-        "Exploitability is by how much the win rate of the best response, the policy that does best"
-        " against this one, is above one half; at 0 none beats it. Its interval is made of those of"
-        " the matrix. All this holds among these policies; others may beat them.",
+def _read_tournaments(workdir: epath.Path) -> tuple[Tournament, ...]:
+    """That of a stage which is called so, and then the others, by name."""
+    paths = [path / "tournament.json" for path in _directories(workdir)]
+    found = {absolute(path.parent).name: path for path in paths if path.exists()}
+    return tuple(
+        Tournament(name, TournamentResult.load(found[name]), alone=len(found) == 1)
+        for name in sorted(found, key=lambda name: (name != "tournament", name))
     )
-
-
-def about_raters(result: TournamentResult) -> str:
-    """What the table of raters says; there is at least one rater."""
-    says = (
-        f"The share of the votes on {result.raters[0].comparisons:,} comparisons that agree with"
-        " what each rater prefers, with 95 % intervals (bootstrap)."
-    )
-    if result.raters[0].name == POPULATION:
-        says += (
-            " Voters differ, so not even the population's own preference agrees with every vote: it"
-            " is the ceiling."
-        )
-    return says
-
-
-def shares_of_population(result: TournamentResult) -> list[float] | None:
-    """Each rater's accuracy over that of the population; None where that is not known."""
-    ceiling = result.raters[0]
-    if ceiling.name != POPULATION or ceiling.accuracy.value == 0:
-        return None
-    return [rater.accuracy.value / ceiling.accuracy.value for rater in result.raters]
 
 
 def _read_stages(workdir: epath.Path) -> tuple[Stage, ...]:
     found = []
-    for directory in (workdir, *sorted(path for path in workdir.iterdir() if path.is_dir())):
+    for directory in _directories(workdir):
         metrics, timing = directory / "metrics.jsonl", directory / "timing.json"
         if not metrics.exists() and not timing.exists():
             continue
@@ -287,18 +251,19 @@ def _read_timing(path: epath.Path) -> dict:
 
 
 def _figures(
-    run: str, stages: tuple[Stage, ...], result: TournamentResult | None
+    run: str, stages: tuple[Stage, ...], played: tuple[Tournament, ...]
 ) -> dict[str, bytes]:
     figures = {}
-    if result is not None:
-        figures["win_rates.png"] = plots.png(plots.heat_map(result.win_rates, run))
+    for one in played:
+        result = one.result
+        figures[one.figure("win_rates")] = plots.png(plots.heat_map(result.win_rates, run))
         measured = [
             player
             for player in result.players
             if player.kl is not None and player.mean_win_rate is not None
         ]
         if measured:
-            figures["win_rate_against_kl.png"] = plots.png(
+            figures[one.figure("win_rate_against_kl")] = plots.png(
                 plots.win_rate_against_kl(
                     [player.name for player in measured],
                     [player.mean_win_rate for player in measured if player.mean_win_rate],

@@ -5,17 +5,8 @@ import urllib.parse
 from collections.abc import Callable, Sequence
 
 from nlhf_jax.report.contents import Report
-from nlhf_jax.report.sections import (
-    NOTHING,
-    Cell,
-    Matrix,
-    Picture,
-    Samples,
-    Table,
-    Text,
-    facts,
-    sections,
-)
+from nlhf_jax.report.parts import NOTHING, Cell, Matrix, Picture, Samples, Table, Text
+from nlhf_jax.report.sections import facts, sections
 
 
 def render(report: Report) -> str:

@@ -13,7 +13,8 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nlhf_jax.evaluation.statistics import Estimate, WinRates
+from nlhf_jax.evaluation.intervals import Estimate
+from nlhf_jax.evaluation.statistics import WinRates
 
 # Okabe and Ito's palette without its yellow, which is too light for a line on white; told apart
 # with any common colour vision. Markers differ too, so that nothing hangs on colour alone.
@@ -104,7 +105,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def heat_map(rates: WinRates, run: str) -> Figure:
-    """The win-rate matrix, each cell with its interval; bold where the interval leaves out 1/2."""
+    """The win-rate matrix, each cell with its interval; bold where it is decided."""
     players = len(rates.names)
     longest = max(map(len, rates.names))
     side = max(0.86 * players, 2.0)

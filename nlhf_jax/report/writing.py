@@ -2,16 +2,17 @@
 
 import csv
 import io
+import itertools
 import json
 import os
+from collections.abc import Sequence
 
 from etils import epath
 
-from nlhf_jax.evaluation.results import TournamentResult
 from nlhf_jax.files import write_whole
 from nlhf_jax.report import html as render_html
 from nlhf_jax.report import markdown as render_markdown
-from nlhf_jax.report.contents import Report, read_report
+from nlhf_jax.report.contents import Report, Tournament, read_report
 
 _SPLITS = ("train", "validation")
 
@@ -37,8 +38,8 @@ def write_report(
     (target / "figures").mkdir(parents=True, exist_ok=True)
     for name, image in report.figures.items():
         write_whole(target / "figures" / name, image)
-    if report.tournament is not None:
-        write_whole(target / "report.csv", _csv(report.tournament))
+    if report.tournaments:
+        write_whole(target / "report.csv", _csv(report.tournaments))
     write_whole(target / "report.json", _json(report))
     write_whole(target / "report.md", render_markdown.render(report))
     write_whole(target / "report.html", render_html.render(report))
@@ -46,6 +47,7 @@ def write_report(
 
 
 def _json(report: Report) -> str:
+    trees = {one.name: json.loads(one.result.to_json()) for one in report.tournaments}
     tree = {
         "run": report.run,
         "verdict": report.verdict,
@@ -65,19 +67,21 @@ def _json(report: Report) -> str:
             {"name": one.name, "title": one.title, "text": one.text, "numbers": one.numbers}
             for one in report.findings
         ],
-        "tournament": report.tournament and json.loads(report.tournament.to_json()),
+        "tournament": next(iter(trees.values()), None),
+        "other_tournaments": dict(list(trees.items())[1:]),
     }
     return json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _csv(result: TournamentResult) -> str:
-    """The matrix, one cell a line."""
+def _csv(tournaments: Sequence[Tournament]) -> str:
+    """The matrices, one cell a line."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["row", "column", "win_rate_of_row", "low", "high", "prompts"])
-    for row in result.win_rates.names:
-        for column in result.win_rates.names:
-            if row != column:
-                cell = result.win_rates.between(row, column)
-                table.writerow([row, column, cell.value, cell.low, cell.high, result.prompts])
+    table.writerow(["row", "column", "win_rate_of_row", "low", "high", "prompts", "tournament"])
+    for one in tournaments:
+        rates = one.result.win_rates
+        for row, column in itertools.permutations(rates.names, 2):
+            cell = rates.between(row, column)
+            numbers = (cell.value, cell.low, cell.high, one.result.prompts)
+            table.writerow([row, column, *numbers, one.name])
     return text.getvalue()

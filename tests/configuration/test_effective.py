@@ -112,3 +112,11 @@ def test_a_bad_file_is_one_sentence(capsys):
 
 def test_tables_of_nothing_are_empty():
     assert tables.terminal([]).strip() == "" and tables.markdown([]).strip() == ""
+
+
+def test_a_stage_that_may_be_left_out_shows_its_condition(capsys):
+    assert main(["config", "--gin_file=json_lines.gin"]) == 0
+    condition = "only if @datasets.has_halves(), else preference stands in"
+    assert condition in capsys.readouterr().out
+    assert main(["config", "--gin_file=json_lines.gin", "--markdown"]) == 0
+    assert f"| judge ({condition}) |" in capsys.readouterr().out

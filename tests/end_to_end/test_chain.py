@@ -45,7 +45,11 @@ def test_the_quickstart_runs_to_its_report_and_only_once(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_file_of_paths_sizes_and_step_counts_runs_the_chain_on_json_lines(workplace, tmp_path):
+@pytest.mark.parametrize("halve_from", [2000, 0])
+def test_a_file_of_paths_sizes_and_step_counts_runs_the_chain_on_json_lines(
+    workplace, tmp_path, halve_from
+):
+    """With too few votes for a judge of its own, and with one."""
     files = {name: workplace.path(f"{name}.jsonl") for name in ("sft", "votes")}
     splits = {
         name: dict.fromkeys(("train", "validation", "test"), path) for name, path in files.items()
@@ -69,10 +73,22 @@ def test_a_file_of_paths_sizes_and_step_counts_runs_the_chain_on_json_lines(work
         """.replace("\n        ", "\n")
     )
     out = tmp_path / "out"
-    assert main(["run", f"--gin_file={tmp_path / 'mine.gin'}", f"--workdir={out}"]) == 0
+    halve = f"--gin.HALVE_FROM={halve_from}"
+    assert main(["run", f"--gin_file={tmp_path / 'mine.gin'}", halve, f"--workdir={out}"]) == 0
     result = json.loads((out / "tournament" / "tournament.json").read_text())
     assert result["judge"] == "preference model"
     assert result["win_rates"]["names"] == ["SFT", "RLHF", "SP", "MD", "BR", "EMA", "reference"]
-    assert [rater["name"] for rater in result["raters"]] == ["preference model", "reward model"]
-    assert (out / "report.html").stat().st_size > 10_000
-    assert_no_guard_spoke(out, trainings=8)
+    raters, page = [rater["name"] for rater in result["raters"]], (out / "report.html").read_text()
+    says = "The judge is the rater that SP, MD, BR and EMA were trained against: this says"
+    if halve_from:
+        assert raters == ["preference model", "reward model"]
+        assert result["trained_against_judge"] == ["SP", "MD", "BR", "EMA"] and says in page
+    else:
+        assert raters == ["preference model", "reward model", "judge"]
+        assert result["trained_against_judge"] == [] and says not in page
+        trained_on = [
+            json.loads((out / name / "metrics.jsonl").read_text().splitlines()[0])["examples"]
+            for name in ("preference", "reward", "judge")
+        ]
+        assert trained_on[0] == trained_on[1] and trained_on[0] + trained_on[2] == 24
+    assert_no_guard_spoke(out, trainings=8 if halve_from else 9)

@@ -86,6 +86,7 @@ def test_policies_play_a_tournament_under_a_preference_model(workplace):
     assert any(row["SFT"] != row["SFT again"] for row in texts)
     # The reference of KL is the first player itself, on its own samples.
     assert result["players"][0]["kl"] == 0.0
+    assert result["trained_against_judge"] == ["MD", "EMA*"] and result["training_unknown"] == []
     # Single votes: whatever a rater prefers, each agrees with it, does not, or is half right.
     assert [rater["name"] for rater in result["raters"]] == ["P", "R"]
     for rater in result["raters"]:
@@ -95,4 +96,5 @@ def test_policies_play_a_tournament_under_a_preference_model(workplace):
         assert accuracy["value"] * 48 == pytest.approx(round(accuracy["value"] * 48))
     assert main(["report", f"--workdir={workplace.directory}"]) == 0
     html = (workplace.directory / "report.html").read_text()
+    assert "The judge is the rater that MD and EMA* were trained against" in html
     assert "RLHF" in html and "nash_md" in html and "How raters predict votes" in html

@@ -1,12 +1,15 @@
 """A tournament is the same on every mesh, whatever its number of prompts."""
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nlhf_jax import jobs
+from nlhf_jax.checkpoints.networks import open_network
 from nlhf_jax.data import datasets
 from nlhf_jax.data.tldr_mini import text as tldr_mini_text
 from nlhf_jax.data.vocabularies import TLDR_MINI_MODEL
@@ -99,3 +102,24 @@ def test_validation_is_on_rows_drawn_with_the_seed_which_the_metrics_name(workpl
     lines = Path(workplace.path("drawn/metrics.jsonl")).read_text().splitlines()
     (data,) = [row for row in map(json.loads, lines) if row["split"] == "data"]
     assert (data["validation_examples"], data["validation_seed"]) == (5, 4)
+
+
+def test_a_rater_is_known_again_by_its_numbers_or_by_its_training(workplace, tmp_path):
+    shutil.copytree(workplace.path("preference"), tmp_path / "moved")
+    rater, moved, other = (
+        open_network(str(path), tiny.one_device())
+        for path in (workplace.path("preference"), tmp_path / "moved", workplace.path("sft"))
+    )
+
+    def policy(trained_against):
+        description = {"kind": "policy", "trained_against": trained_against}
+        return dataclasses.replace(rater, description=description)
+
+    assert moved.is_rater_of(policy(rater.identity)) is True
+    earlier = {"path": str(Path(rater.identity["path"]).with_name("1")), "sha256": "another"}
+    assert rater.is_rater_of(policy(earlier)) is True
+    assert moved.is_rater_of(policy(earlier)) is False
+    assert other.is_rater_of(policy(rater.identity)) is False
+    assert rater.is_rater_of(policy({})) is False  # its scorer was no network
+    assert rater.is_rater_of(policy(None)) is None  # a checkpoint of release 0.1
+    assert rater.is_rater_of(other) is False  # nobody rated SFT

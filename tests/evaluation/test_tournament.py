@@ -7,9 +7,9 @@ from rouge_score import rouge_scorer
 
 from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation import results, tournament
+from nlhf_jax.evaluation.intervals import Estimate
 from nlhf_jax.evaluation.judges import PreferenceModelJudge
 from nlhf_jax.evaluation.results import TournamentResult
-from nlhf_jax.evaluation.statistics import Estimate
 from nlhf_jax.evaluation.tournament import Player
 from nlhf_jax.evaluation.votes import RaterAccuracy
 from nlhf_jax.models.language_model import T5_TOKENS
@@ -157,6 +157,26 @@ def test_a_file_from_before_raters_were_measured_has_none():
     tree = json.loads(play().to_json())
     del tree["raters"]
     assert TournamentResult.from_json(json.dumps(tree)).raters == ()
+
+
+def test_a_file_of_release_0_1_is_read_with_p_values_from_its_intervals():
+    tree = json.loads(play().to_json())
+    del tree["win_rates"]["p"]
+    for name in ("seed", "temperature", "judge_certainty", "trained_against_judge"):
+        del tree[name]
+    tree["win_rates"]["rate"][0][1], tree["win_rates"]["low"][0][1] = 0.55, 0.50
+    tree["win_rates"]["high"][0][1] = 0.60
+    again = TournamentResult.from_json(json.dumps(tree))
+    assert again.win_rates.p[0, 1] == pytest.approx(0.05)
+    assert (again.seed, again.judge_certainty, again.trained_against_judge) == (None, None, ())
+
+
+def test_how_sure_the_judge_is_is_its_mean_distance_over_different_responses():
+    assert play().judge_certainty == pytest.approx(0.9)
+    more = PURE | {"again": constant("rock "), "water": constant("water")}
+    # Of ten pairs one is of equal texts; "rock " is no throw that the referee knows.
+    assert play(more).judge_certainty == pytest.approx((0.9 * 3 + 0.5 * 6) / 9)
+    assert play(judge=referee(votes=True)).judge_certainty is None
 
 
 def test_a_file_from_before_the_game_between_policies_has_none():

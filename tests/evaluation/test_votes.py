@@ -6,7 +6,7 @@ import pytest
 from nlhf_jax.data.tldr_mini import population
 from nlhf_jax.data.tldr_mini import text as tldr_mini_text
 from nlhf_jax.errors import UserError
-from nlhf_jax.evaluation import statistics
+from nlhf_jax.evaluation import intervals
 from nlhf_jax.evaluation.judges import PopulationJudge
 from nlhf_jax.evaluation.votes import rater_accuracy
 from nlhf_jax.learners.preference import vote_accuracy
@@ -29,8 +29,20 @@ def test_what_a_judge_prefers_counts_and_not_how_much(answer, accuracy):
 
 def test_each_comparison_counts_the_votes_that_agree_and_a_tie_half():
     chosen, rejected = ["rock", "scissors", "paper"], ["scissors", "rock", "paper"]
-    measured = rater_accuracy("a", referee(), ["x"] * 3, chosen, rejected, [1.0, 0.75, 1.0], seed=4)
-    assert measured.accuracy == statistics.bootstrap_mean(np.array([1.0, 0.25, 0.5]), seed=4)
+    posts = ["w", "x", "y"]
+    measured = rater_accuracy("a", referee(), posts, chosen, rejected, [1.0, 0.75, 1.0], seed=4)
+    assert measured.accuracy == intervals.bootstrap_mean(np.array([1.0, 0.25, 0.5]), seed=4)
+
+
+def test_votes_on_one_post_are_one_piece_of_evidence():
+    """Four posts with 50 votes each of one opinion say as much as four votes."""
+    posts = np.repeat(["a", "b", "c", "d"], 50).tolist()
+    weights = np.repeat([1.0, 0.6, 0.9, 0.7], 50)
+    texts = (posts, ["rock"] * 200, ["scissors"] * 200)
+    measured = rater_accuracy("a", referee(), *texts, weights, seed=4)
+    four = intervals.bootstrap_mean(weights[::50], seed=4)
+    assert (measured.comparisons, measured.posts) == (200, 4)
+    assert (measured.accuracy.low, measured.accuracy.high) == pytest.approx((four.low, four.high))
 
 
 def test_the_rule_is_that_of_the_learners():

@@ -219,6 +219,18 @@ def test_a_wrong_override_is_an_error(override, text):
     assert text in str(raised.value)
 
 
+@pytest.mark.parametrize("when", [True, False])
+def test_a_stage_that_is_left_out_has_another_one_stand_in(when):
+    judge = STAGES[1] | {"name": "judge", "when": when, "instead": "nash"}
+    players = {"SFT": "stage:sft", "J": "stage:judge/checkpoints#average", "MD": "stage:judge"}
+    tournament = STAGES[2] | {"macros": {"PLAYERS": players}}
+    ran = run([*STAGES[:2], judge, tournament])
+    assert ran == ["sft", "nash", *["judge"] * when, "tournament"]
+    there = "out/judge" if when else "out/nash"
+    found = gin_example.CALLS[-1][1]
+    assert found == {"SFT": "out/sft", "J": f"{there}/checkpoints#average", "MD": there}
+
+
 @pytest.mark.parametrize(
     ("stage", "text"),
     [

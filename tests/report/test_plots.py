@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from nlhf_jax.evaluation import statistics
-from nlhf_jax.evaluation.statistics import Estimate
+from nlhf_jax.evaluation.intervals import Estimate
 from nlhf_jax.report import plots
 
 

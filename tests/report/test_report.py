@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from nlhf_jax.errors import UserError
-from nlhf_jax.evaluation import tournament
-from nlhf_jax.evaluation.judges import POPULATION
-from nlhf_jax.evaluation.statistics import Estimate
+from nlhf_jax.evaluation import intervals, results, tournament
+from nlhf_jax.evaluation.intervals import Estimate
+from nlhf_jax.evaluation.judges import POPULATION, PopulationJudge
 from nlhf_jax.evaluation.tournament import Player
 from nlhf_jax.evaluation.votes import RaterAccuracy
 from nlhf_jax.report import contents
+from nlhf_jax.report.verdict import verdict
 from nlhf_jax.report.writing import write_report
 from tests.evaluation.games import referee
 
@@ -40,18 +41,18 @@ def write_stage(workdir, name, steps=20, started=None):
         (workdir / name / "timing.json").write_text(json.dumps(timing))
 
 
-def write_tournament(workdir, prompts=6, raters=()):
+def write_tournament(workdir, prompts=12, raters=(), stage="tournament"):
     throws = ("rock", "paper", "scissors")
     players = {
         throw: Player([throw] * prompts, np.full(prompts, 2.0 * n), np.full(prompts, 4))
         for n, throw in enumerate(throws)
     }
-    players["a|<b>"] = Player([HOSTILE] * (prompts - 1) + [""])
+    players["a|<b>"] = Player([""] + [HOSTILE] * (prompts - 1))
     asked = [f"{HOSTILE} {number}" for number in range(prompts)]
     references = [[HOSTILE, "rock"]] * prompts
     result = tournament.play(asked, players, referee(), references)
     result = dataclasses.replace(result, raters=raters)
-    result.save(workdir / "tournament" / "tournament.json")
+    result.save(workdir / stage / "tournament.json")
     return result
 
 
@@ -116,8 +117,8 @@ def test_the_html_says_who_won_what_was_run_and_how_it_was_judged(run):
     for sentence in (
         "No policy is preferred to every other one.",
         "The matrix goes in circles: rock beats scissors beats paper beats rock.",
-        "rock has collapsed: only 16.7% of its responses are distinct.",
-        "a|<b> answers with nothing to 16.7% of the prompts.",
+        "rock has collapsed: only 8.3% of its responses are distinct.",
+        "a|<b> answers with nothing to 8.3% of the prompts.",
         "3 min 12 s",
         "judge: preference of the population",
         "resampling prompts",
@@ -181,7 +182,7 @@ def test_the_report_says_which_prompts_were_drawn_and_at_which_temperature(tmp_p
         dataclasses.replace(result, **drawn).save(path)
         text = Page(write_report(tmp_path).read_text()).text
         assert words in text
-        assert "the same 6 prompts, drawn from 1,700 (seed 3), and every pair" in text
+        assert "the same 12 prompts, drawn from 1,700 (seed 3), and every pair" in text
 
 
 def test_stages_stand_in_the_order_in_which_they_ran(run):
@@ -301,7 +302,7 @@ def test_a_policy_that_beats_all_others_is_named_with_its_closest_rival(tmp_path
     result = tournament.play([str(n) for n in range(40)], players, referee())
     cell = result.win_rates.between("first", "second")
     assert cell.value == pytest.approx(0.8)
-    assert contents.verdict(result)[0] == (
+    assert verdict(result)[0] == (
         "first is preferred to every other policy; the closest is second, beaten with 0.800"
         f" ({cell.low:.3f} to {cell.high:.3f})."
     )
@@ -336,3 +337,98 @@ def test_a_training_that_was_continued_as_another_is_warned_of(tmp_path):
     warning = "sft was trained with TAU 0.1 up to step 40, and with 0.2 from there on."
     assert json.loads((tmp_path / "report.json").read_text())["warnings"] == [warning]
     assert warning in (tmp_path / "report.html").read_text()
+
+
+def undecided(prompts, certainty=0.1):
+    """Six policies and references that a judge prefers now this way and now that."""
+    rng = np.random.default_rng(3)
+    judge = PopulationJudge(lambda asked, *_: 0.5 + certainty * rng.choice([-1, 1], len(asked)))
+    players = {name: Player([f"{name}{n}" for n in range(prompts)]) for name in "abcdef"}
+    references = [[f"r{n}"] for n in range(prompts)]
+    return tournament.play([str(n) for n in range(prompts)], players, judge, references)
+
+
+def test_what_an_interval_alone_would_say_is_not_beyond_doubt_among_many():
+    """One of 21 pairs is out by 2.4 standard errors, as chance has it in 1 of 3 tournaments."""
+    result = undecided(200)
+    scores = 0.5 + 0.1 * np.repeat([1, -1], [117, 83])
+    lone, p_value = (
+        intervals.bootstrap_mean(scores, seed=0),
+        intervals.p_values(scores, votes=False),
+    )
+    assert lone.low > 0.5 and p_value < 0.05
+
+    def says(p_value):
+        rate, low, high, p = (np.full((7, 7), 0.5) for _ in range(4))
+        rate[0, 6], low[0, 6], high[0, 6] = lone.value, lone.low, lone.high
+        rate[6, 0], low[6, 0], high[6, 0] = 1 - lone.value, 1 - lone.high, 1 - lone.low
+        p[0, 6] = p[6, 0] = p_value
+        rates = dataclasses.replace(result.win_rates, rate=rate, low=low, high=high, p=p)
+        return verdict(dataclasses.replace(result, win_rates=rates))
+
+    assert "Preferred to the human references beyond doubt: none." in says(p_value)
+    assert "Preferred to the human references beyond doubt: a." in says(0.05 / 21)
+
+
+def test_a_judge_that_cannot_tell_is_said_to():
+    first = verdict(undecided(50, certainty=0.004))[0]
+    assert "The judge hardly tells responses apart" in first
+    assert "with a probability of 0.504 on average." in first
+    assert "hardly tells" not in " ".join(verdict(undecided(50, certainty=0.1)))
+
+
+def test_a_judge_that_players_were_trained_against_is_said_to_be_in_the_verdict_s_own_line():
+    result = dataclasses.replace(undecided(50), trained_against_judge=("b", "c", "d"))
+    assert (
+        "The judge is the rater that b, c and d were trained against: this says how well they"
+        " please that rater, not how good the responses are."
+    ) in verdict(result)[0]
+    alone = dataclasses.replace(result, trained_against_judge=("b",))
+    assert (
+        "the rater that b was trained against: this says how well it pleases" in verdict(alone)[0]
+    )
+
+
+def test_what_cannot_be_trusted_is_warned_of():
+    guessing = RaterAccuracy("reward model", Estimate(0.52, 0.49, 0.55), 400, 50)
+    sure = RaterAccuracy("preference model", Estimate(0.6, 0.55, 0.65), 400, 50)
+    result = dataclasses.replace(
+        undecided(300), raters=(guessing, sure), training_unknown=("a", "b")
+    )
+    assert [line for line in results.warnings(result) if "words" not in line] == [
+        "The checkpoint of a, b does not say against which rater it was trained; if that was this"
+        " judge, it is no independent one.",
+        "The reward model may be guessing: it agrees with 52.0% of the votes (49.0% to 55.0%).",
+    ]
+    players = {throw: Player([throw] * 30) for throw in ("rock", "paper")}
+    few = results.warnings(tournament.play(["x"] * 30, players, referee()))
+    assert any("as near to 0 or 1 as paper over rock (0.900)" in line for line in few)
+
+
+def test_a_tournament_is_found_whatever_its_stage_is_called(tmp_path):
+    write_tournament(tmp_path, stage="final")
+    text = Page(write_report(tmp_path).read_text()).text
+    assert "Who beats whom" in text and "final: " not in text
+    assert json.loads((tmp_path / "report.json").read_text())["tournament"]["prompts"] == 12
+    write_report(tmp_path / "final")
+    assert (tmp_path / "final" / "report.csv").exists()
+
+
+def test_of_several_tournaments_each_has_its_sections(tmp_path):
+    for number, stage in enumerate(("by_people", "tournament", "early"), start=11):
+        write_tournament(tmp_path, number, RATERS, stage)
+    text = Page(write_report(tmp_path).read_text()).text
+    names = ("tournament", "by_people", "early")
+    places = [text.index(f"{name}: Who beats whom") for name in names]
+    assert places == sorted(places) and "3 tournaments" in text
+    for name in names:
+        assert f"{name}: No policy is preferred to every other one." in text
+        assert f"{name}: rock has collapsed" in text
+        assert (tmp_path / "figures" / f"win_rates_{name}.png").exists()
+    held = json.loads((tmp_path / "report.json").read_text())
+    assert held["tournament"]["prompts"] == 12
+    others = {name: one["prompts"] for name, one in held["other_tournaments"].items()}
+    assert others == {"by_people": 11, "early": 13}
+    with open(tmp_path / "report.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [rows[n * 20]["tournament"] for n in range(3)] == list(names)
