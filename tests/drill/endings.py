@@ -58,6 +58,8 @@ def _file(path: Path, inside: str, workdir: Path) -> dict[str, str]:
         return {f"{inside}: {i}": _timeless(json.loads(line)) for i, line in enumerate(lines)}
     if path.suffix == ".json":
         return {inside: _timeless(json.loads(content))}
+    if path.suffix == ".gin":  # where its lines are broken hangs on how long paths are
+        content = re.sub(rb"[\\\s]+", b" ", content)
     return {inside: hashlib.sha256(content).hexdigest()}
 
 
