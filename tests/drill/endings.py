@@ -46,7 +46,7 @@ def differences(one: dict[str, str], other: dict[str, str]) -> list[str]:
 
 
 def _file(path: Path, inside: str, workdir: Path) -> dict[str, str]:
-    if "tfevents" in path.name:
+    if "tfevents" in path.name or path.name == ".lock":
         return {}
     if path.name in _NOT_COMPARED:
         return {inside: "is there" if path.stat().st_size else "is empty"}
