@@ -59,7 +59,7 @@ def _mounted(directory: Path) -> Iterator[Path]:
 
 
 def plan(whole: dict[str, Undisturbed], seed: int) -> list[tuple[str, str, str]]:
-    """(action, job, event): for each job and action one event of each place where it writes."""
+    """(action, job, event), shuffled: for each job and action one event of each place."""
     rng = random.Random(f"{seed}/disks")
     jobs = [name for name in _JOBS if name in whole]
     cases = [("read-only", name, "") for name in jobs]
@@ -71,6 +71,7 @@ def plan(whole: dict[str, Undisturbed], seed: int) -> list[tuple[str, str, str]]
         for keys in by_place.values():
             for action in ("fill", "immutable"):
                 cases.append((action, name, rng.choice(keys)))
+    rng.shuffle(cases)
     return cases
 
 
