@@ -115,17 +115,25 @@ def per_layer(
     return optax.GradientTransformation(init, update)
 
 
-def unless_not_finite(
-    updated: PyTree, state: PyTree, loss: jax.Array, gradient_norm: jax.Array
-) -> tuple[PyTree, jax.Array]:
-    """`updated`, or `state` where the loss or the gradient is NaN or infinite; and which, 0 or 1.
+def choose(condition: jax.Array, yes: PyTree, no: PyTree) -> PyTree:
+    """`yes` where the boolean scalar holds, else `no`; the same tree."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), yes, no)
 
-    Stateless: the optimiser's counts and moments, and what follows the parameters, are those of a
-    run in which the batch had not been.
+
+def update_if(
+    finite: jax.Array,
+    optimizer: optax.GradientTransformation,
+    gradient: PyTree,
+    opt_state: PyTree,
+    params: PyTree,
+) -> tuple[PyTree, PyTree]:
+    """The optimiser's update and its new state, or no update and the old one.
+
+    Stateless: the counts and moments are those of a run in which the batch had not been.
     """
-    finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
-    chosen = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
-    return chosen, 1.0 - finite.astype(jnp.float32)
+    updates, updated = optimizer.update(gradient, opt_state, params)
+    nothing = jax.tree.map(lambda x: jnp.full_like(x, -0.0), updates)  # x + -0.0 has x's bits
+    return choose(finite, updates, nothing), choose(finite, updated, opt_state)
 
 
 def state_sharding(

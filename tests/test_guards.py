@@ -181,7 +181,8 @@ def wild_rater():
 
 @pytest.fixture(scope="module")
 def wild_policy():
-    return tiny.learner("nash_md", NETWORK, optimizer=suddenly(0.3))
+    settings = {"tau": 0.0, "length": 6, "optimizer": suddenly(0.3)}
+    return tiny.policy_learner(NETWORK, "nash_md", rater_network=NETWORK, **settings)
 
 
 def test_updates_that_are_not_finite_are_skipped_and_then_end_the_run(tmp_path, wild_rater):
@@ -215,7 +216,7 @@ def test_a_gradient_that_explodes_ends_the_run(tmp_path, wild_rater):
 
 def test_a_kl_that_blows_up_ends_the_run_at_its_last_good_checkpoint(tmp_path, wild_policy):
     step, saved = assert_ends(
-        tmp_path, wild_policy, "kl_per_token", "MAX_KL", max_kl=1.8, patience=12
+        tmp_path, wild_policy, "kl_per_token", "MAX_KL", max_kl=1.5, patience=12
     )
     # A save was due meanwhile, twice; a state that is in doubt replaces none.
     assert saved == (step - 1) // 5 * 5
@@ -332,7 +333,7 @@ def test_a_run_that_was_stopped_meanwhile_ends_at_the_same_step_with_the_same_li
 
 
 def test_what_is_in_doubt_is_not_saved_by_sigterm_either(tmp_path, wild_policy):
-    guards = limits(max_kl=1.8, patience=12)
+    guards = limits(max_kl=1.5, patience=12)
     with pytest.raises(TrainingDiverged) as whole:
         train(tmp_path / "whole", wild_policy, guards, steps=100)
     warned = guard_lines(tmp_path / "whole")[0]["step"]

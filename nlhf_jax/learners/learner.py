@@ -18,7 +18,7 @@ import optax
 from nlhf_jax.errors import UserError
 from nlhf_jax.learners.state import StateFactory, TrainState
 from nlhf_jax.models.language_model import LanguageModel, PyTree
-from nlhf_jax.optimizers import unless_not_finite
+from nlhf_jax.optimizers import choose, update_if
 from nlhf_jax.sharding import Partitioner, constrain_batch
 
 Batch = Mapping[str, jax.Array]
@@ -50,16 +50,20 @@ def train_step(
     learned, observed = rows(state, batch)
     learned = jax.lax.stop_gradient(learned)
     gradient, metrics = accumulate_gradients(loss, state.params, learned, microbatches)
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    state = state.replace(step=state.step + 1)
-    updated = follow(state.replace(params=params, opt_state=opt_state))
-    norms = {
-        "gradient_norm": optax.tree.norm(gradient),
+    norm = optax.tree.norm(gradient)
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+    updates, opt_state = update_if(finite, optimizer, gradient, state.opt_state, state.params)
+    state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        opt_state=opt_state,
+    )
+    about_update = {
+        "gradient_norm": norm,
         "update_norm": optax.tree.norm(updates),
+        "skipped": 1.0 - finite.astype(jnp.float32),
     }
-    state, skipped = unless_not_finite(updated, state, metrics["loss"], norms["gradient_norm"])
-    return state, observed | metrics | norms | {"skipped": skipped}
+    return choose(finite, follow(state), state), observed | metrics | about_update
 
 
 def row_weights(batch: Batch) -> jax.Array:
