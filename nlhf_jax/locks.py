@@ -118,6 +118,7 @@ def _held_object(workdir: str) -> Iterator[None]:
     store = tensorstore.KvStore.open(workdir.rstrip("/") + "/").result()
     us = json.dumps(_about_us() | {"token": os.urandom(8).hex()}).encode()
     generation = _take(store, workdir, us)
+    main = threading.main_thread().ident or 0
     ended = threading.Event()
     lost = threading.Event()
 
@@ -133,7 +134,7 @@ def _held_object(workdir: str) -> Iterator[None]:
                         file=sys.stderr,
                         flush=True,
                     )
-                    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                    signal.pthread_kill(main, signal.SIGINT)
                     return
                 generation = written
 
