@@ -14,6 +14,7 @@ ORDER = (
     "__init__",
     "errors",
     "files",
+    "locks",
     "metrics",
     "sharding",
     "models",

@@ -155,13 +155,13 @@ def _best_step(directory: epath.Path, steps: list[int]) -> int:
     for step in steps:
         with contextlib.suppress(UserError):  # half deleted by a run that was killed meanwhile
             metrics[step] = read_step_description(directory / str(step))["metrics"]
-    step = best_step(metrics, best)
-    if step is None:
+    found = best_step(metrics, best)
+    if found is None:
         raise UserError(
             f"no best checkpoint in {directory}: none of them has the metric {best['metric']!r}; "
             "use the latest, or train with best_metric set"
         )
-    return step
+    return found
 
 
 def best_step(metrics: Mapping[int, Mapping[str, float]], best: Mapping[str, Any]) -> int | None:

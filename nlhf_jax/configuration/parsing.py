@@ -20,6 +20,7 @@ import gin
 from etils import epath
 from gin import config as gin_config
 
+from nlhf_jax import locks
 from nlhf_jax.configuration import earlier_names
 from nlhf_jax.configuration.bindings import (
     MACRO,
@@ -106,15 +107,16 @@ def run(function: Callable[..., Any], workdir: str | os.PathLike, **arguments: A
     `workdir/config.gin` is the configuration as it was parsed until the call returns; then the
     operative one: all that was used, the code's defaults included. Both can be loaded again. A
     function that takes `configured`, a `Configured`, writes the first one itself once it has found
-    that it may.
+    that it may. Meanwhile no other run may work in `workdir`, see `locks.held`.
     """
     check_arguments(function, {"workdir", *arguments})
-    if "configured" in inspect.signature(function).parameters:
-        arguments["configured"] = Configured(function)
-    else:
-        write(workdir)
-    result = _configured(function)(workdir=workdir, **arguments)
-    write_whole(epath.Path(workdir) / FILE_NAME, gin.operative_config_str())
+    with locks.held(workdir):
+        if "configured" in inspect.signature(function).parameters:
+            arguments["configured"] = Configured(function)
+        else:
+            write(workdir)
+        result = _configured(function)(workdir=workdir, **arguments)
+        write_whole(epath.Path(workdir) / FILE_NAME, gin.operative_config_str())
     return result
 
 

@@ -33,7 +33,7 @@ from typing import Any
 
 from etils import epath
 
-from nlhf_jax import configuration
+from nlhf_jax import configuration, locks
 from nlhf_jax.errors import UserError
 from nlhf_jax.files import write_json, write_whole
 from nlhf_jax.jobs import run_record
@@ -111,10 +111,23 @@ def run(
 
     Raises:
       UserError: a stage is malformed, or was started with another configuration. All stages are
-        looked at before the first one runs, and before anything is written.
+        looked at before the first one runs, and before anything is written. Another run, which
+        lives, works in `workdir`.
     """
+    with locks.held(workdir):
+        _run(epath.Path(workdir), stages, overrides, search_paths, macros, accept_changes, config)
+
+
+def _run(
+    root: epath.Path,
+    stages: Sequence[Mapping[str, Any]],
+    overrides: Sequence[str],
+    search_paths: Sequence[str],
+    macros: Mapping[str, Any] | None,
+    accept_changes: bool,
+    config: str | None,
+) -> None:
     started = time.time()
-    root = epath.Path(workdir)
     parsed = _with_shared_macros(_parse_stages(stages), macros or {}, search_paths)
     by_stage = _split_overrides(overrides, [stage.name for stage in parsed])
     plans: dict[str, _Plan] = {}
