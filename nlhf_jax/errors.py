@@ -1,6 +1,7 @@
 """The one exception that means: the user can put this right."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 
 
@@ -10,6 +11,11 @@ class UserError(Exception):
     The message is one sentence that names the file and line, or the setting, says what was met and
     what was wanted. The command line prints it without a traceback and exits with code 2.
     """
+
+
+def warn(sentence: str) -> None:
+    """Says on stderr what goes on as it is but may not be what the user wants."""
+    print(f"nlhf: warning: {sentence}", file=sys.stderr, flush=True)
 
 
 def first_line(error: Exception) -> str:

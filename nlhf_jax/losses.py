@@ -10,6 +10,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from nlhf_jax.errors import UserError
+
 
 def reward_to_go(per_token: jax.Array) -> jax.Array:
     """Sums over the present and future tokens: out[:, n] = sum over m >= n of per_token[:, m]."""
@@ -170,10 +172,15 @@ def leave_one_out(rewards: jax.Array, row_weights: jax.Array) -> jax.Array:
 
     The baseline of a row does not depend on the row's own response, so the gradient stays unbiased
     (Kool et al. 2019, REINFORCE leave-one-out). Rows of weight 0 have no part in the mean; a row
-    without others has the advantage 0.
+    without others has the advantage 0. Raises UserError where there never are others.
     """
     chex.assert_rank(rewards, 1)
     chex.assert_equal_shape([rewards, row_weights])
+    if rewards.shape[0] == 1:
+        raise UserError(
+            "BATCH_SIZE is 1 but a reward is compared with the mean of the batch's other rows, of "
+            "which there would be none to learn from: give at least 2"
+        )
     count = jnp.sum(row_weights > 0)
     return (rewards - jnp.sum(row_weights * rewards)) * (count / jnp.maximum(count - 1, 1))
 

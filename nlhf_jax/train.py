@@ -311,20 +311,25 @@ class _Run:
 
 
 def mean_metrics(learner: Any, state: Any, eval_batches: Iterable[Batch]) -> dict[str, float]:
-    """The mean of every evaluation metric over all valid rows; empty where there are no batches."""
+    """The mean of every evaluation metric over all valid rows; empty where there are no batches.
+
+    Over the tokens of all those rows where a batch's metrics are means over its tokens.
+    """
     results = []
-    for batch in eval_batches:
-        batch = learner.partitioner.place_batch(batch)
+    for number, batch in enumerate(eval_batches):
+        numbers = np.full(len(batch["valid"]), number, np.int32)
+        batch = learner.partitioner.place_batch({**batch, "batch_number": numbers})
         with jax.transfer_guard("disallow"):
             results.append(learner.eval_step(state, batch))
     results = jax.device_get(results)
     if not results:
         return {}
-    examples = np.array([result["examples"] for result in results], np.float64)
+    counted = "tokens" if "tokens" in results[0] else "examples"
+    counts = np.array([result[counted] for result in results], np.float64)
     return {
-        name: float(np.dot([result[name] for result in results], examples) / examples.sum())
+        name: float(np.dot([result[name] for result in results], counts) / counts.sum())
         for name in results[0]
-        if name != "examples"
+        if name not in ("examples", "tokens")
     }
 
 

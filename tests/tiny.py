@@ -118,15 +118,7 @@ def policy_learner(
     `kind` is of `OPPONENTS`, or of `SAMPLERS`, whose learners have no `kl`.
     """
     start = {} if start_at_reference else {"initial_params": lambda: params(network, 1, scale)}
-    settings = (
-        {
-            "partitioner": one_device(),
-            "optimizer": optimizer(),
-            "seed": 0,
-        }
-        | start
-        | learner
-    )
+    settings = {"partitioner": one_device(), "optimizer": optimizer(), "seed": 0} | start | learner
     partitioner = settings["partitioner"]
     rater_network = rater_network or model(RATER_VOCABULARY)
     opponent = (OPPONENTS | SAMPLERS)[kind]

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ from nlhf_jax.data.datasets import Dataset
 from nlhf_jax.data.prompts import PLAIN, PromptForm
 from nlhf_jax.data.templates import RaterTemplate, RewardTemplate
 from nlhf_jax.data.vocabularies import Vocabulary
-from nlhf_jax.errors import UserError
+from nlhf_jax.errors import UserError, warn
 from nlhf_jax.models import registry
 from nlhf_jax.models.language_model import LanguageModel, PyTree
 from nlhf_jax.raters import PreferenceModel, RewardModel, Template
@@ -202,6 +203,26 @@ def check_rows(found: StoredCheckpoint, pieces: int) -> None:
             f"the checkpoint {found.path} has {found.model['vocab_size']} rows in "
             f"token_embedder/embedding but the vocabulary has {pieces} pieces: use the vocabulary "
             "that it was trained with"
+        )
+
+
+def warn_of_short_texts(rater: Network, source: str, feature_lengths: Mapping[str, int]) -> None:
+    """Says so if a rater was trained on shorter texts than `feature_lengths` let policies have.
+
+    Nothing is known of a foreign rater's. `source` is the setting that names it.
+    """
+    pairs = [("text", "inputs"), ("summary", "targets")]
+    shorter = [
+        f"its '{name}' is {rater.feature_lengths[name]} but TASK_FEATURE_LENGTHS['{ours}'] is "
+        f"{feature_lengths[ours]}"
+        for name, ours in pairs
+        if rater.feature_lengths.get(name, math.inf) < feature_lengths.get(ours, 0)
+    ]
+    if shorter:
+        warn(
+            f"{source} was trained on shorter texts than it is given here ({', and '.join(shorter)}"
+            "): a policy's training gives it longer ones than it ever read, a tournament cuts them;"
+            " lower these, or train the rater with longer ones"
         )
 
 

@@ -109,6 +109,22 @@ def short_rater_segments(vocabulary: Vocabulary) -> RaterTemplate:
     return rater_segments(vocabulary, SHORT_INSTRUCTION, SHORT_SUMMARY_1, SHORT_SUMMARY_2)
 
 
+def feature_length(feature_lengths: Mapping[str, int], name: str, needed_by: str) -> int:
+    """One of them, in tokens with EOS. Raises UserError if it is missing or no length."""
+    if name not in feature_lengths:
+        raise UserError(
+            f"TASK_FEATURE_LENGTHS has no '{name}' (it has {sorted(feature_lengths)}), which "
+            f"{needed_by} needs"
+        )
+    length = feature_lengths[name]
+    if not isinstance(length, int) or length < 2:
+        raise UserError(
+            f"TASK_FEATURE_LENGTHS['{name}'] is {length!r}; wanted a whole number of tokens, at "
+            "least 2 (one word and EOS)"
+        )
+    return length
+
+
 def needed_length(template: RaterTemplate | RewardTemplate, text: int, summary: int) -> int:
     """Tokens of the longest input: whole `text`, summaries of `summary` tokens, and EOS."""
     return text + template.summaries * summary + template.length + 1

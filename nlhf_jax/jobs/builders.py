@@ -19,9 +19,11 @@ from nlhf_jax.checkpoints.networks import (
     check_vocabulary,
     open_network,
     read_params,
+    warn_of_short_texts,
 )
 from nlhf_jax.checkpoints.stored import StoredCheckpoint
 from nlhf_jax.data.datasets import Dataset
+from nlhf_jax.data.templates import feature_length
 from nlhf_jax.errors import UserError
 from nlhf_jax.learners.learner import Learner
 from nlhf_jax.learners.policy import PolicyLearner
@@ -90,25 +92,46 @@ class Setup:
 Builder = Callable[[Setup], Learner]
 
 
-def supervised(setup: Setup, model: Any, initial_checkpoint: str | None = None) -> Learner:
-    """The SFT policy: random, or fine-tuned further from a checkpoint of the same model."""
-    network = _network(model, setup.data)
+def supervised(
+    setup: Setup,
+    model: Any,
+    initial_checkpoint: str | None = None,
+    remat: bool | None = None,
+) -> Learner:
+    """The SFT policy: random, or fine-tuned further from a checkpoint of the same model.
+
+    With `remat` activations inside a layer are computed again for the gradient, not kept.
+    """
+    network = _network(model, setup.data, remat)
     start = _initial_params(initial_checkpoint, network, setup)
     return SupervisedLearner(model=network, initial_params=start, **setup.learner())
 
 
-def preference(setup: Setup, model: Any, initial_checkpoint: str | None = None) -> Learner:
-    """A preference model; `initial_checkpoint` may be of any stage with the same model."""
-    network = _network(model, setup.data)
+def preference(
+    setup: Setup,
+    model: Any,
+    initial_checkpoint: str | None = None,
+    remat: bool | None = None,
+) -> Learner:
+    """A preference model; `initial_checkpoint` may be of any stage with the same model.
+
+    `remat` as in `supervised`.
+    """
+    network = _network(model, setup.data, remat)
     labels = setup.data.vocabulary.rater_labels()
     rater = PreferenceModel(network, setup.data.rater.segments, labels)
     start = _initial_params(initial_checkpoint, network, setup)
     return PreferenceLearner(rater=rater, initial_params=start, **setup.learner())
 
 
-def reward(setup: Setup, model: Any, initial_checkpoint: str | None = None) -> Learner:
-    """A Bradley-Terry reward model; `initial_checkpoint` as in `preference`."""
-    network = _network(model, setup.data)
+def reward(
+    setup: Setup,
+    model: Any,
+    initial_checkpoint: str | None = None,
+    remat: bool | None = None,
+) -> Learner:
+    """A Bradley-Terry reward model; arguments as of `preference`."""
+    network = _network(model, setup.data, remat)
     rater = RewardModel(network, setup.data.reward.segments)
     start = _initial_params(initial_checkpoint, network, setup)
     return RewardLearner(rater=rater, initial_params=start, **setup.learner())
@@ -129,6 +152,7 @@ def policy(
     kl: str | None = None,
     loss: str | None = None,
     average_decay: float | None = None,
+    remat: bool | None = None,
 ) -> Learner:
     """A policy that starts at the SFT checkpoint, which is also its reference.
 
@@ -147,6 +171,7 @@ def policy(
       tau, kl, loss: in place of `objective`, as gin files of release 0.1 say it; `loss` is
         "policy_gradient" or "ipo".
       average_decay: of release 0.1, in place of `moving_average`'s own.
+      remat: as in `supervised`.
 
     Raises:
       UserError: settings or checkpoints that do not go together.
@@ -172,19 +197,20 @@ def policy(
     rater = None
     if rater_checkpoint is not None:
         rater = open_frozen("rater_checkpoint", rater_checkpoint, wanted)
+        warn_of_short_texts(rater, f"RATER_CHECKPOINT {rater_checkpoint}", setup.feature_lengths)
     if scorer is not None:
         chosen_scorer = scorer(rater)
     else:
         chosen_scorer = _scorer_of(rater, rater_checkpoint, wanted, both_orders)
     learner = PolicyLearner(
-        model=reference.model,
+        model=_rematerialised(reference.model, remat),
         opponent=opponent,
         objective=objective,
         scorer=chosen_scorer,
         reference_params=reference.read,
         scorer_params=rater.params if rater is not None else {},
         frozen_dtype=frozen_dtype,
-        max_response_length=setup.feature_lengths["targets"],
+        max_response_length=feature_length(setup.feature_lengths, "targets", "a policy"),
         **setup.learner(),
     )
     learner.trained_against = lambda: rater.identity if rater is not None else {}
@@ -218,7 +244,16 @@ def _scorer_of(
     return PreferenceScorer(rater.preference_model(), both_orders)
 
 
-def _network(config: Any, data: Dataset) -> LanguageModel:
+def _rematerialised(model: LanguageModel, remat: bool | None) -> LanguageModel:
+    if not remat:
+        return model
+    try:
+        return registry.build(model.description() | {"remat": True})
+    except UserError as error:
+        raise UserError(f"REMAT is {remat} but {error}") from error
+
+
+def _network(config: Any, data: Dataset, remat: bool | None) -> LanguageModel:
     network = registry.model_of(config)
     if network.vocab_size < data.vocabulary.size:
         raise UserError(
@@ -231,7 +266,7 @@ def _network(config: Any, data: Dataset) -> LanguageModel:
             f"{type(config).__name__} has padding and EOS {network.tokens[:2]} but the vocabulary "
             f"has {ids}; use the vocabulary's"
         )
-    return network
+    return _rematerialised(network, remat)
 
 
 def _initial_params(

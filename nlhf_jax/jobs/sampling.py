@@ -1,5 +1,6 @@
 """The `sample` job: responses of one checkpoint, which needs no configuration."""
 
+import functools
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -31,16 +32,20 @@ def sample(
     temperature: float,
     seed: int,
     batch_size: int = 32,
+    devices: Sequence[jax.Device] | None = None,
 ) -> list[list[str]]:
     """`num_samples` responses of one checkpoint to each prompt.
 
     A prompt is a text, or the fields of the checkpoint's form of prompts; it is put into that form
-    and shortened as in training. How many were shortened is said on standard error.
+    and shortened as in training. How many were shortened is said on standard error. Parameters and
+    rows are shared by the `devices`, by default all; how many there are does not change the
+    responses.
 
     Raises UserError if the checkpoint cannot be read or is a rater's.
     """
-    partitioner = Partitioner(1, 1, 1, devices=jax.devices()[:1])
-    network = load_network(checkpoint, partitioner)
+    devices = list(jax.devices() if devices is None else devices)
+    partitioner = Partitioner(1, len(devices), 1, devices)
+    network = load_network(checkpoint, partitioner, dtype=None)
     if network.kind not in ("supervised", "policy"):
         raise UserError(
             f"the checkpoint {checkpoint} is a {network.kind} model: it rates texts and writes none"
@@ -64,15 +69,18 @@ def sample(
         )
     rows = np.repeat(rows, num_samples, axis=0)
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=partitioner.replicated)
     def run(params, inputs, key):
-        return sample_responses(network.model, params, inputs, key, lengths["targets"], temperature)
+        with partitioner.activate():
+            length = lengths["targets"]
+            return sample_responses(network.model, params, inputs, key, length, temperature)
 
     texts = []
+    shared = partitioner.whole_shares(batch_size)
     for start in range(0, len(rows), batch_size):
-        chunk = rows[np.minimum(np.arange(start, start + batch_size), len(rows) - 1)]
+        chunk = rows[np.minimum(np.arange(start, start + shared), len(rows) - 1)]
+        inputs = partitioner.place_batch({"inputs": chunk})["inputs"]
         key = jax.random.fold_in(jax.random.key(seed), start)
-        texts += [
-            vocabulary.decode(row.tolist()) for row in np.asarray(run(network.params, chunk, key))
-        ]
+        found = np.asarray(run(network.params, inputs, key))[:batch_size]
+        texts += [vocabulary.decode(row.tolist()) for row in found]
     return [texts[i * num_samples : (i + 1) * num_samples] for i in range(len(prompts))]

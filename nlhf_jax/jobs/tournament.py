@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from nlhf_jax.checkpoints.networks import Network, load_network
+from nlhf_jax.checkpoints.networks import Network, load_network, warn_of_short_texts
 from nlhf_jax.data import json_lines
 from nlhf_jax.data.batches import Examples
 from nlhf_jax.data.datasets import Dataset
+from nlhf_jax.data.templates import feature_length
 from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation.judges import (
     Judge,
@@ -153,7 +154,9 @@ class _Hall:
             return judge, None
         if rater_checkpoint is not None:
             rater = self.load(rater_checkpoint, kind="preference")
-            return self.network_judge(rater, f"RATER_CHECKPOINT {rater_checkpoint}"), rater
+            source = f"RATER_CHECKPOINT {rater_checkpoint}"
+            warn_of_short_texts(rater, source, self.feature_lengths)
+            return self.network_judge(rater, source), rater
         if self.data.judge is None:
             raise UserError(
                 f"the data '{self.data.name}' has no judge of its own; give RATER_CHECKPOINT, a "
@@ -225,7 +228,7 @@ class _Hall:
     ) -> Iterator[tuple[str, Network, Player]]:
         """The players with the responses that they write, one after the other."""
         base = self.load(reference)
-        length = self.feature_lengths["targets"]
+        length = feature_length(self.feature_lengths, "targets", "a tournament")
         programs: dict[str, Callable] = {}
         for index, (name, source) in enumerate(players.items()):
             # P(pi > pi') is over independent draws: one key for all would couple their responses.

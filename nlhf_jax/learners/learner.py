@@ -180,7 +180,11 @@ class Learner(abc.ABC):
         return self._jitted_train_step(state, self._frozen, batch)
 
     def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
-        """Means over the rows whose `valid` (float32 `[B]`) is 1, and their number, `examples`."""
+        """Means over the rows whose `valid` (float32 `[B]`) is 1, and their number, `examples`.
+
+        Where the means are over those rows' tokens, `tokens` is the number of these. Of several
+        batches each has its number in `batch_number` (int32 `[B]`, all the same).
+        """
         return self._jitted_eval_step(state, self._frozen, batch)
 
     def compilations(self) -> int:

@@ -79,12 +79,9 @@ class PolicyLearner(Learner):
 
     @functools.cached_property
     def _frozen(self) -> PyTree:
-        with jax.transfer_guard(
-            "allow"
-        ):  # The loop's is for steps; a run that continues reads here.
-            return self._with_scorer(self._reference_params(self._frozen_dtype))
-
-    def _with_scorer(self, reference: PyTree) -> PyTree:
+        # A run that continues reads it before its first step, and steps have a transfer guard.
+        with jax.transfer_guard("allow"):
+            reference = self._reference_params(self._frozen_dtype)
         return {"reference": reference, "scorer": self._scorer_params}
 
     def _start_at_reference(self) -> PyTree:
@@ -95,12 +92,11 @@ class PolicyLearner(Learner):
             return self.model.frozen_params(jax.tree.map(jnp.copy, params), self._frozen_dtype)
 
         freeze_on_device = jax.jit(freeze, out_shardings=self._factory.params_sharding)
-        self._frozen = self._with_scorer(freeze_on_device(start))
+        self._frozen = {"reference": freeze_on_device(start), "scorer": self._scorer_params}
         return start
 
     def rows(self, state: TrainState, frozen: PyTree, batch: Batch) -> tuple[Rows, Metrics]:
-        rows, metrics, _ = self._play(state, frozen, batch, self._players, Purpose.ROLLOUT)
-        return rows, metrics
+        return self._play(state, frozen, batch, self._players, Purpose.ROLLOUT)[:2]
 
     def loss(self, params: PyTree, frozen: PyTree, rows: Rows) -> tuple[jax.Array, Metrics]:
         inputs, responses = rows["inputs"], rows["responses"]
@@ -151,10 +147,12 @@ class PolicyLearner(Learner):
         """Responses and what they are worth: rows for the loss, metrics, y and y'."""
         inputs, weights = batch["inputs"], row_weights(batch)
         with jax.named_scope("rollout"):
-            sets = {"policy": state.params, "reference": frozen["reference"], **state.kept}
+            sets = {"policy": state.params, "reference": frozen["reference"]} | state.kept
             sets = {name: sets[name] for name in sets if any(name in player for player in players)}
             contexts = {name: self.model.encode(params, inputs) for name, params in sets.items()}
             key = key_for(self.seed, state.step, purpose)
+            if "batch_number" in batch:  # One of several that this step is evaluated on.
+                key = jax.random.fold_in(key, batch["batch_number"][0])
             responses = rollout(self.model, players, sets, contexts, key, self._max_response_length)
         y, other = responses[:, 0], responses[:, 1] if len(players) > 1 else None
         with jax.named_scope("score"):

@@ -17,15 +17,22 @@ class SupervisedLearner(Learner):
 
     kind = "supervised"
 
-    def rows(self, state: TrainState, frozen: PyTree, batch: Batch) -> tuple[Rows, Metrics]:
+    def _mask(self, batch: Batch) -> jax.Array:
         # Targets come from text, which has no padding token before EOS.
-        mask = (batch["targets"] != self.model.tokens.pad) * jnp.sign(row_weights(batch))[:, None]
+        valid = jnp.sign(row_weights(batch))[:, None]
+        return (batch["targets"] != self.model.tokens.pad) * valid
+
+    def rows(self, state: TrainState, frozen: PyTree, batch: Batch) -> tuple[Rows, Metrics]:
+        mask = self._mask(batch)
         rows = {
             "inputs": batch["inputs"],
             "targets": batch["targets"],
             "token_weights": mask / jnp.maximum(jnp.sum(mask), 1.0),
         }
         return rows, {}
+
+    def evaluate(self, state: TrainState, frozen: PyTree, batch: Batch) -> Metrics:
+        return super().evaluate(state, frozen, batch) | {"tokens": jnp.sum(self._mask(batch))}
 
     def loss(self, params: PyTree, frozen: PyTree, rows: Rows) -> tuple[jax.Array, Metrics]:
         context = self.model.encode(params, rows["inputs"])

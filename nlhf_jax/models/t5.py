@@ -47,9 +47,11 @@ class Cache:
 
 
 def _layers(cls: type[nn.Module], config: T5Config, count: int):
+    inputs = 1 if cls is EncoderLayer else 3
+    if config.remat:  # A scan's body is compiled by itself: nothing there undoes it.
+        cls = nn.remat(cls, prevent_cse=not config.scan_layers)
     if not config.scan_layers:
         return [cls(config) for _ in range(count)]
-    inputs = 1 if cls is EncoderLayer else 3
     return nn.scan(
         cls,
         variable_axes={"params": 0},
@@ -177,14 +179,16 @@ class T5:
         self.vocab_size = config.vocab_size
         self._network = T5Network(config)
         # Decoding is always unrolled over layers: per-layer caches are updated in place.
-        self._unrolled = T5Network(dataclasses.replace(config, scan_layers=False))
+        self._unrolled = T5Network(dataclasses.replace(config, scan_layers=False, remat=False))
 
     @property
     def tokens(self) -> SpecialTokens:
         return SpecialTokens(self.config.pad_id, self.config.eos_id, self.config.start_id)
 
     def description(self) -> dict[str, Any]:
-        return {"family": "t5", **dataclasses.asdict(self.config)}
+        settings = dataclasses.asdict(self.config)
+        del settings["remat"]  # how a run computes its gradients, and nothing of the network
+        return {"family": "t5", **settings}
 
     def init(self, rng: jax.Array) -> PyTree:
         # Drawn per layer and then stacked, so that both layouts start from the same numbers.

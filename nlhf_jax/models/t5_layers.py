@@ -39,6 +39,7 @@ class T5Config:
     relative_attention_max_distance: int = 128
     dtype: str = "float32"  # of activations; parameters, softmax and logits are float32
     scan_layers: bool = False  # one stacked array per kind of parameter: compiles faster
+    remat: bool = False  # of a layer keep its input alone, and compute the rest again for gradients
     pad_id: int = 0
     eos_id: int = 1
     start_id: int = 0  # what the decoder reads first

@@ -116,6 +116,11 @@ def test_rater_to_measure_that_is_none(workplace, nlhf):
     _assert_one_sentence(outcome, "RATERS has 'reward model'", sft, "supervised")
 
 
+def test_lengths_without_the_responses(workplace, nlhf):
+    arguments = _policy(workplace, "bad_lengths", 'TASK_FEATURE_LENGTHS={"inputs": 24}')
+    _assert_one_sentence(nlhf(*arguments), "TASK_FEATURE_LENGTHS has no 'targets'", "a policy")
+
+
 def test_batch_that_the_devices_cannot_share(workplace, nlhf):
     _assert_one_sentence(
         nlhf(*workplace.arguments("sft", "bad", "BATCH_SIZE=8", "MICROBATCHES=3")), "BATCH_SIZE"

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from nlhf_jax.checkpoints import open_checkpoint
 from nlhf_jax.main import main
 from tests.end_to_end.conftest import LENGTHS, Workplace
 
@@ -37,6 +38,20 @@ def test_a_checkpoint_samples_without_a_gin_file(workplace, capsys, tmp_path):
         main(["sample", f"--checkpoint={workplace.path('preference')}", f"--prompts={prompts}"])
         == 2
     )
+
+
+def test_the_best_step_of_sft_is_that_of_the_lowest_validation_loss(workplace):
+    """The warm-up's first step has the rate 0 and changes nothing; those after it do damage."""
+    files = {split: workplace.path("sft.jsonl") for split in ("train", "validation")}
+    settings = (f"SFT_FILES={files}", "EVAL_EXAMPLES=None", "CHECKPOINT_PERIOD=1")
+    worse = (f"INITIAL_CHECKPOINT='{workplace.path('sft')}'", "LEARNING_RATE=4.0", "WARMUP_STEPS=4")
+    assert main(workplace.arguments("sft", "best", *settings, *worse, steps=4)) == 0
+    lines = (workplace.directory / "best" / "metrics.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if row["split"] == "validation"]
+    losses = {row["step"]: row["loss"] for row in rows}
+    assert list(losses) == [1, 2, 3, 4] and min(losses, key=losses.get) == 1
+    assert open_checkpoint(workplace.path("best") + "#best").step == 1
+    assert open_checkpoint(workplace.path("best")).step == 4
 
 
 def test_policies_play_a_tournament_under_a_preference_model(workplace):

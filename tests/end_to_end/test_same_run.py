@@ -80,7 +80,7 @@ def continues(nlhf, arguments: list[str]) -> str:
         ("optimizers.adamw.b1=0.8", {"optimizers.adamw.b1": ["0.9", "0.8"]}),
         ("OBJECTIVE=@objectives.ipo()",
          {"OBJECTIVE": ["@objectives.policy_gradient()", "@objectives.ipo()"]}),
-        ("jobs.train.best_metric='loss'", {"jobs.train.best_metric": ["None", "loss"]}),
+        ("BEST_METRIC='loss'", {"BEST_METRIC": ["None", "loss"]}),
     ],
 )  # fmt: skip
 def test_another_setting_is_refused(trained, nlhf, override, row):
@@ -222,10 +222,10 @@ def test_validation_data_counts_where_it_chooses_the_best_step(place, nlhf):
         given = (f"SFT_FILES={splits}", "EVAL_EXAMPLES=None", *overrides)
         return place.arguments("sft", workdir, *given, steps=steps)
 
-    continues(nlhf, sft("sft", rows[:4], steps=6))  # it had none
-    best = ("jobs.train.best_metric='loss'", "jobs.train.best_mode='min'")
-    continues(nlhf, sft("chooses", rows[:4], *best, steps=1))
-    found = refused(nlhf, place, sft("chooses", rows[:5], *best, steps=1))
+    for count in (4, 5):
+        continues(nlhf, sft("shows", rows[:count], "BEST_METRIC=None", steps=1))
+    continues(nlhf, sft("chooses", rows[:4], steps=1))
+    found = refused(nlhf, place, sft("chooses", rows[:5], steps=1))
     assert found.keys() == {"validation data"}
 
 

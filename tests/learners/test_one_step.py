@@ -27,7 +27,7 @@ def traced_functions() -> dict[str, set[int]]:
     """File -> first lines of its functions that run while a Nash-MD step is traced."""
     learner = tiny.learner("nash_md")
     batch = learner.partitioner.place_batch(tiny.batch("nash_md", 0))
-    state = learner.init()
+    state, frozen = learner.init(), learner._frozen
     found = collections.defaultdict(set)
 
     def look(frame, event, argument):
@@ -38,7 +38,7 @@ def traced_functions() -> dict[str, set[int]]:
     before = sys.getprofile()
     sys.setprofile(look)
     try:
-        learner._jitted_train_step.lower(state, learner._frozen, batch)
+        learner._jitted_train_step.lower(state, frozen, batch)
     finally:
         sys.setprofile(before)
     return found

@@ -1,5 +1,6 @@
 """Where training starts: at whole float32 parameters, read once, and held once."""
 
+import dataclasses
 import gc
 
 import jax
@@ -10,6 +11,7 @@ from nlhf_jax import objectives, opponents
 from nlhf_jax.checkpoints import arrays, networks
 from nlhf_jax.checkpoints.arrays import flattened
 from nlhf_jax.checkpoints.networks import load_network
+from nlhf_jax.errors import UserError
 from nlhf_jax.jobs import builders
 from nlhf_jax.train import training_loop
 from tests import tiny
@@ -36,15 +38,15 @@ def stages(tmp_path_factory):
     return place
 
 
-def setup() -> builders.Setup:
+def setup(lengths=LENGTHS) -> builders.Setup:
     mesh, optimizer = tiny.one_device(), tiny.optimizer()
-    return builders.Setup(tiny_checkpoints.data(), LENGTHS, mesh, optimizer, 0, microbatches=1)
+    return builders.Setup(tiny_checkpoints.data(), lengths, mesh, optimizer, 0, microbatches=1)
 
 
-def policy(stages, frozen_dtype="bfloat16", **settings):
+def policy(stages, frozen_dtype="bfloat16", lengths=LENGTHS, **settings):
     settings = {"scan_layers": True, "compute_dtype": "bfloat16"} | settings
     return builders.policy(
-        setup(),
+        setup(lengths),
         initial_checkpoint=str(stages / "sft"),
         rater_checkpoint=str(stages / "rater"),
         opponent=opponents.geometric_mixture(0.3),
@@ -133,6 +135,43 @@ def test_before_its_first_update_a_policy_is_its_reference(stages):
     learner = policy(stages)
     found = learner.eval_step(learner.init(), batch(learner))
     assert found["kl"] == 0.0 and found["log_ratio"] == 0.0 and found["entropy"] > 1.0
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+def test_a_policy_needs_to_know_how_long_its_responses_may_be(stages):
+    with pytest.raises(UserError, match="TASK_FEATURE_LENGTHS has no 'targets'"):
+        policy(stages, lengths={"inputs": 12})
+    with pytest.raises(UserError, match=r"TASK_FEATURE_LENGTHS\['targets'\] is 1; wanted"):
+        policy(stages, lengths={"inputs": 12, "targets": 1})
+
+
+@pytest.mark.parametrize(
+    ("longer", "said"),
+    [
+        ({"inputs": 13}, "its 'text' is 12 but TASK_FEATURE_LENGTHS['inputs'] is 13"),
+        ({"targets": 6}, "its 'summary' is 5 but TASK_FEATURE_LENGTHS['targets'] is 6"),
+        ({}, None),
+    ],
+)
+def test_a_rater_of_shorter_texts_than_the_policy_s_is_spoken_of(stages, capsys, longer, said):
+    policy(stages, lengths=LENGTHS | longer)
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == (said is not None)
+    if said is not None:
+        assert warnings[0].startswith("nlhf: warning: RATER_CHECKPOINT ") and said in warnings[0]
+
+
+@pytest.mark.parametrize("scan_layers", [True, None])
+def test_rematerialisation_changes_nothing_else_of_the_network(stages, scan_layers):
+    found = [policy(stages, remat=remat, scan_layers=scan_layers).model for remat in (None, True)]
+    assert found[1].config == dataclasses.replace(found[0].config, remat=True)
+    assert found[1].description() == found[0].description()
+    trained = builders.supervised(
+        setup(), SCANNED.config, initial_checkpoint=str(stages / "sft"), remat=True
+    )
+    assert trained.model.config == dataclasses.replace(SCANNED.config, remat=True)
 
 
 # --- memory and reading --------------------------------------------------------------------------
