@@ -10,6 +10,7 @@ Nothing is patched: every client speaks its own protocol, and a process is led b
 import contextlib
 import http.client
 import json
+import re
 import socket
 import socketserver
 import ssl
@@ -19,7 +20,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,10 +36,11 @@ class Storage:
     Attributes:
       url: of its JSON API.
       environment: variables for a process that shall find it.
+      refusals: bucket -> HTTP methods, and the status with which TensorFlow is refused them.
     """
 
-    def __init__(self, url: str, environment: dict[str, str]):
-        self.url, self.environment = url, environment
+    def __init__(self, url: str, environment: dict[str, str], refusals: dict[str, tuple[str, int]]):
+        self.url, self.environment, self.refusals = url, environment, refusals
 
     def make_bucket(self, name: str) -> None:
         self._request("/storage/v1/b?project=test", json.dumps({"name": name}).encode())
@@ -95,6 +97,7 @@ def storage(directory: Path) -> Iterator[Storage]:
                     "CURL_CA_BUNDLE": str(directory / "authority.pem"),
                     "NO_GCE_CHECK": "true",  # TensorFlow's: no credentials from the machine
                 },
+                proxy.refusals,
             )
             _wait_for(found)
             yield found
@@ -127,6 +130,7 @@ class _Proxy(socketserver.ThreadingTCPServer):
     def __init__(self, port: int, authority: trustme.CA):
         super().__init__(("127.0.0.1", 0), _Tunnel)
         self.port = port
+        self.refusals: dict[str, tuple[str, int]] = {}
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert(*HOSTS).configure_cert(self.context)
 
@@ -150,17 +154,31 @@ class _Tunnel(socketserver.StreamRequestHandler):
         ):
             server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
             threading.Thread(target=_pass_on, args=(server, client), daemon=True).start()
-            _pass_requests_on(client, server)
+            _pass_requests_on(client, server, self.server.refusals)
 
 
-def _pass_requests_on(client: socket.socket, server: socket.socket) -> None:
+def _pass_requests_on(
+    client: socket.socket, server: socket.socket, refusals: Mapping[str, tuple[str, int]]
+) -> None:
     """As they are, but for what Go's HTTP refuses in TensorFlow's headers and Google's does not.
 
     That is `Transfer-Encoding: identity`, and a Content-Length beside `Transfer-Encoding: chunked`.
+    The proxy itself answers what the server does not know: whether a bucket has real directories
+    (`storageLayout`), and that it may not be read or written.
     """
     requests = client.makefile("rb")
     while start := requests.readline():
         headers = http.client.parse_headers(requests)
+        method, path, _ = start.decode().split()
+        bucket = re.search("/b/([^/]+)/", path)
+        methods, status = refusals.get(bucket[1] if bucket else "", ("", 200))
+        if method in methods.split():
+            client.sendall(f"HTTP/1.1 {status} Refused\r\nConnection: close\r\n\r\n".encode())
+            return
+        if path.endswith("/storageLayout"):
+            layout = b'{"hierarchicalNamespace": {"enabled": false}}'
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(layout) + layout)
+            continue
         chunked = headers["Transfer-Encoding"] == "chunked"
         length = int(headers["Content-Length"] or 0)
         del headers["Content-Length" if chunked else "Transfer-Encoding"]
