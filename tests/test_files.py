@@ -33,6 +33,13 @@ def test_an_object_is_replaced_and_grows(bucket: Bucket):
         assert bucket.read("run/lines").split() == [b"%d" % n for n in range(number + 1)]
 
 
+def test_what_another_program_made_longer_is_read_whole(bucket: Bucket):
+    path = epath.Path(bucket.write("lines", b"one"))
+    assert path.read_bytes() == b"one"
+    bucket.write("lines", b"one and two")
+    assert path.read_bytes() == b"one and two"
+
+
 def test_metrics_in_a_bucket_are_those_on_disk_after_every_write(bucket: Bucket, tmp_path: Path):
     for restored_step in (0, 20):  # the second attempt continues the first one
         places = (str(tmp_path), f"{bucket}/run")
