@@ -57,7 +57,7 @@ def test_metrics_in_a_bucket_are_those_on_disk_after_every_write(bucket: Bucket,
 
 def test_what_is_in_a_bucket_and_bad_is_one_error(storage_server: Storage, bucket: Bucket):
     path = bucket.write("bad.gin", b"A = 1\nB = [\n")
-    with pytest.raises(UserError, match=f"^{path}, line 2"):
+    with pytest.raises(UserError, match=f"^{path}, line 3: EOF"):
         configuration.parse([path])
     with pytest.raises(UserError, match=f"the gin file {bucket}/no.gin does not exist"):
         configuration.parse([f"{bucket}/no.gin"])
