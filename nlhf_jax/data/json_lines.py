@@ -21,7 +21,7 @@ from etils import epath
 
 from nlhf_jax.data.json_records import lines, record, shown, text
 from nlhf_jax.data.prompts import PLAIN, PromptForm
-from nlhf_jax.errors import UserError
+from nlhf_jax.errors import UserError, unreadable_is_one_error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ def check_exists(path: str | os.PathLike) -> None:
     """Raises UserError if there is no such file."""
     try:
         there = epath.Path(path).exists()
-    except (OSError, ValueError):  # a name that is too long, or has a NUL byte
+    except (OSError, ValueError, KeyError):  # too long a name, a NUL byte, no such protocol
         there = False
     if not there:
         raise UserError(f"{path}: cannot read the file: there is none")
@@ -115,14 +115,8 @@ def scan(
 
     Blank lines are passed over. Raises UserError if the file cannot be read or has no lines.
     """
-    try:
-        with epath.Path(path).open("rb") as file:
-            yield from _scan(
-                lines(file, str(path)), str(path), functools.partial(_parse, kind=kind)
-            )
-    except (OSError, ValueError) as error:  # ValueError: a path that no file can have
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: cannot read the file: {reason}") from None
+    with unreadable_is_one_error(str(path), "the file"), epath.Path(path).open("rb") as file:
+        yield from _scan(lines(file, str(path)), str(path), functools.partial(_parse, kind=kind))
 
 
 def scan_prompts(

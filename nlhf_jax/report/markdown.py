@@ -84,5 +84,6 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _text(text: str) -> str:
-    """Text that Markdown shows as it is, in a table cell too."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", " ".join(text.split()))
+    """Text that Markdown shows as it is, in a table cell and at the beginning of a line too."""
+    escaped = re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", escaped)
