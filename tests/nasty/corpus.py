@@ -296,7 +296,18 @@ def _checkpoints() -> Iterator[Case]:
 
 
 def _ours() -> Iterator[Case]:
-    reader = READERS["nlhf" if "nlhf" in READERS else "checkpoint: nlhf"]
+    sealed = READERS["checkpoint: nlhf, sealed"]
+    sums = json.loads(sealed.good()[sealed.main_file])
+    for name, content in {
+        "empty": b"",
+        "a list": b"[]",
+        "nested deeply": b"[" * 100_000,
+        "of other files": json.dumps({"../../x": [1, "0"], "/etc/passwd": [1, "0"]}).encode(),
+        "of a NUL": json.dumps(sums | {"a\0b": [1, "0"]}).encode(),
+        "of sizes that are texts": json.dumps(dict.fromkeys(sums, ["x", "0"])).encode(),
+    }.items():
+        yield Case(sealed.name, f"checksums {name}", {sealed.main_file: content}, REFUSED)
+    reader = READERS["checkpoint: nlhf"]
     good = json.loads(reader.good()[reader.main_file])
     pickled = base64.b64encode(b"cos\nsystem\n(S'true'\ntR.").decode()
     changes = {
@@ -308,6 +319,9 @@ def _ours() -> Iterator[Case]:
         "a family that is a list": good | {"model": good["model"] | {"family": ["t5"]}},
         "a module to import": good | {"model": {"family": "x", "module": "nasty_module"}},
         "a model that is a text": good | {"model": "t5"},
+        "a step that is a text": good | {"step": "../../x"},
+        "metrics of texts": good | {"metrics": {"loss": "x"}},
+        "lengths of texts": good | {"feature_lengths": {"inputs": "x"}},
         "a size that is a text": good | {"model": good["model"] | {"emb_dim": "12"}},
         "a setting that no model has": good | {"model": good["model"] | {"x": 1}},
         "a vocabulary that is a pickle": good | {"vocabulary": {"sha256": "0", "base64": pickled}},
