@@ -32,6 +32,7 @@ from nlhf_jax.configuration.checks import (
     check_arguments,
     check_known_macro,
     check_macros_defined,
+    check_no_secrets,
     check_nothing_missing,
     check_types,
 )
@@ -97,6 +98,7 @@ def parse(
     if complete:
         check_macros_defined()
         check_nothing_missing()
+    check_no_secrets()
     check_types()
 
 

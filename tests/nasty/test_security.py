@@ -262,6 +262,14 @@ def test_no_secret_of_the_environment_is_in_any_file_of_a_run(workplace, nlhf, m
     assert not any(value in errors for value in SECRETS.values())
 
 
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "HF_TOKEN", "SECRET", "judge_password"])
+def test_a_secret_in_a_gin_file_is_refused_and_not_repeated(name, nlhf, tmp_path):
+    (tmp_path / "user.gin").write_text(f"{name} = 'sk-secret'\nSEED = 1\n")
+    code, errors = nlhf("config", f"--gin_file={tmp_path}/user.gin")
+    assert code == 2 and f"the macro {name} looks like a secret" in errors
+    assert "sk-secret" not in errors
+
+
 # --- packages ------------------------------------------------------------------------------------
 
 
