@@ -15,6 +15,8 @@ DOCS = ["sphinx>=8", "myst-parser>=4"]
 TEST = [
     "pytest>=8",
     "pytest-xdist>=3.5",
+    "hypothesis>=6.100",  # makes bad inputs for every reader
+    "markdown-it-py>=3",  # reads our reports in Markdown
     "nbclient>=0.10",  # runs the notebooks
     "ipykernel>=6.29",
     "safetensors>=0.5",  # its own library checks our reader and writer
@@ -81,6 +83,6 @@ setup(
         "notebook": ["jupyterlab>=4.2"],
         "docs": DOCS,
         "test": TEST,
-        "dev": [*TEST, "pre-commit>=3.7"],
+        "dev": [*TEST, "pre-commit>=3.7", "pip-audit>=2.7"],
     },
 )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from etils import epath
 
-from nlhf_jax.errors import UserError, unreadable_is_one_error
+from nlhf_jax.errors import UserError, printable, unreadable_is_one_error
 from nlhf_jax.files import check_writable, in_bucket, write_whole
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def data(options: argparse.Namespace) -> None:
         check(path, kind, vocabulary or None, options.feature_lengths, form) for path, kind in files
     ]
     for found in checks:
-        print(found.report())
+        print(printable(found.report()))
     bad = [found.path for found in checks if found.problems]
     if bad:
         raise UserError(f"there are bad lines in {', '.join(bad)}")

@@ -24,6 +24,13 @@ def first_line(error: Exception) -> str:
     return line if len(line) <= 200 else line[:200] + "..."
 
 
+def printable(text: str) -> str:
+    """Text for a terminal: what it does not print, or obeys, as escapes; lines stay lines."""
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
 @contextlib.contextmanager
 def unreadable_is_one_error(path: str, what: str) -> Iterator[None]:
     """Inside, what storage raises about `path`, such as a bucket out of reach, is a UserError."""
@@ -33,7 +40,9 @@ def unreadable_is_one_error(path: str, what: str) -> Iterator[None]:
         raise
     except Exception as error:
         # Every bucket's library has exceptions of its own.
-        if not (isinstance(error, OSError) or "://" in str(path)):
+        # ValueError: a name that no file can have, with a NUL byte in it.
+        nameless = isinstance(error, ValueError) and "\0" in str(path)
+        if not (isinstance(error, OSError) or nameless or "://" in str(path)):
             raise
         reason = getattr(error, "strerror", None) or f"{error}".strip() or type(error).__name__
         raise UserError(f"{path}: cannot read {what}: {reason.splitlines()[0]}") from error

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from nlhf_jax import commands
-from nlhf_jax.errors import UserError
+from nlhf_jax.errors import UserError, printable
 
 # What takes long to import (JAX, gin, the jobs) is imported by the job that needs it, so that help
 # and mistakes are answered at once.
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         from nlhf_jax import configuration
 
-        print(f"nlhf: {kind}{configuration.message(error)}", file=sys.stderr)
+        print(f"nlhf: {kind}{printable(configuration.message(error))}", file=sys.stderr)
         return code
 
 

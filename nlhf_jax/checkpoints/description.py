@@ -48,6 +48,29 @@ def describe(
     }
 
 
+def check_description(description: Mapping[str, Any]) -> None:
+    """Raises ValueError, with the entry's name, unless all that is read of it has its type."""
+    wanted: dict[str, tuple[type, ...]] = {
+        "kind": (str,),
+        "model": (dict,),
+        "vocabulary": (dict,),
+        "step": (int,),
+        "data_position": (dict,),
+        "metrics": (dict,),
+        "best": (dict,),
+        "feature_lengths": (dict,),
+        "rater_template": (list, type(None)),
+        "rater_labels": (list, type(None)),
+        "prompt_form": (str, type(None)),
+    }
+    for name, kinds in wanted.items():
+        if name in description and type(description[name]) not in kinds:
+            raise ValueError(f"{name!r} is {str(description[name])[:40]!r} in its description")
+    numbers = {**description["metrics"], **description.get("feature_lengths", {})}
+    if not all(isinstance(number, int | float) for number in numbers.values()):
+        raise ValueError("a metric or a length is no number in its description")
+
+
 def check_same_vocabulary(path: str, model_bytes: bytes, vocabulary: Any) -> None:
     """Raises UserError unless `vocabulary` is the one that a checkpoint was trained with.
 

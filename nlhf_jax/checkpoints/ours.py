@@ -10,6 +10,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from nlhf_jax.checkpoints.arrays import flattened, nested
+from nlhf_jax.checkpoints.description import check_description
 from nlhf_jax.checkpoints.integrity import (
     CHECKSUMS,
     Damage,
@@ -214,6 +215,7 @@ def _description(path: epath.Path) -> dict[str, Any]:
     for key in ("kind", "model", "vocabulary", "step", "data_position", "metrics", "best"):
         if not isinstance(description, dict) or key not in description:
             raise Damage(f"{key!r} is missing in its {DESCRIPTION}")
+    check_description(description)
     if (path / EVALUATION).exists():
         description |= read_guarded(path / EVALUATION)
     return description

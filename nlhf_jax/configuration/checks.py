@@ -30,6 +30,19 @@ def check_known_macro(name: str, known: set[str]) -> None:
         )
 
 
+_SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)$", re.IGNORECASE)
+
+
+def check_no_secrets() -> None:
+    """A configuration is written to files, shown and reported; keys belong into the environment."""
+    for name, parameters in bindings_of(MACRO).items():
+        if _SECRET.search(name) and isinstance(parameters.get("value"), str):
+            raise UserError(
+                f"the macro {name} looks like a secret, and configurations are written to files: "
+                "put it into the environment, which is not"
+            )
+
+
 def check_macros_defined() -> None:
     defined = bindings_of(MACRO)
     for where, reference in references():

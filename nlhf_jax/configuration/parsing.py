@@ -34,6 +34,7 @@ from nlhf_jax.configuration.checks import (
     check_arguments,
     check_known_macro,
     check_macros_defined,
+    check_no_secrets,
     check_nothing_missing,
     check_types,
 )
@@ -99,6 +100,7 @@ def parse(
     if complete:
         check_macros_defined()
         check_nothing_missing()
+    check_no_secrets()
     check_types()
 
 
@@ -238,7 +240,22 @@ def _parse_file(path: str) -> None:
         raise UserError(f"{path}, line {line}: {what}; is a bracket or quote left open?") from error
     except SyntaxError as error:
         raise UserError(f"{error.filename}, line {error.lineno}: {reason(error)}") from error
-    except (OSError, ImportError, NameError, AttributeError, ValueError, TypeError) as error:
+    except RecursionError as error:
+        raise UserError(
+            f"{path} includes itself, through others perhaps, or is nested too deeply"
+        ) from error
+    except (
+        OSError,
+        ImportError,
+        LookupError,
+        NameError,
+        AttributeError,
+        ValueError,
+        TypeError,
+        MemoryError,  # Python's parser, of brackets too deep
+    ) as error:
+        if "null byte" in str(error) or isinstance(error, MemoryError):
+            raise UserError(f"{path} is not a gin file: {reason(error)}") from error
         location = re.search(r'\n  In file "([^"]*)", line (\d+)', str(error))
         if location is None:
             raise  # Not about the file: the code that it imports fails.
@@ -262,5 +279,15 @@ def _parse_override(name: str, value: str) -> None:
                 f"{option}: a text needs quotes, write --gin.{name}='\"{value}\"'"
             ) from error
         raise UserError(f"{option} is not NAME=value in gin's syntax: {reason(error)}") from error
-    except (NameError, AttributeError, ValueError, TypeError, KeyError) as error:
+    except (
+        NameError,
+        AttributeError,
+        ValueError,
+        TypeError,
+        LookupError,
+        ImportError,
+        OSError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         raise UserError(f"{option}: {reason(error)}") from error

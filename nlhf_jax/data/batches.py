@@ -1,11 +1,12 @@
 """All examples of a task and split in memory, and batches of them in a reproducible order."""
 
 import functools
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from nlhf_jax.errors import UserError
+from nlhf_jax.errors import UserError, first_line
 
 # Which length cuts which feature; the others have a length of their own name.
 _LENGTH_OF = {"chosen": "summary", "rejected": "summary"}
@@ -91,6 +92,19 @@ class Examples:
             yield {**batch, "valid": valid.astype(np.float32)}
 
 
+def _readable(rows: Iterable, task: str, errors: type[Exception]) -> Iterator:
+    """The rows; raises UserError where TensorFlow finds that a file of theirs is cut or gone."""
+    try:
+        yield from rows
+    except errors as error:
+        reason = getattr(error, "message", "") or str(error)
+        reason = re.sub(r"\{\{.*?\}\} ?", "", reason)  # where in TensorFlow
+        raise UserError(
+            f"the data of the task '{task}' cannot be read ({first_line(ValueError(reason))}): "
+            "delete what was written for it, and it is written again"
+        ) from error
+
+
 def load_examples(task: str, split: str, feature_lengths: Mapping[str, int]) -> Examples:
     """Reads a registered seqio task into memory, in the order of its source.
 
@@ -127,7 +141,7 @@ def load_examples(task: str, split: str, feature_lengths: Mapping[str, int]) -> 
     vote_shares: list[np.ndarray] = []
     texts: dict[str, list] = {}
     truncated = dict.fromkeys(lengths, 0)
-    for rows in dataset.ragged_batch(_ROWS_AT_ONCE):
+    for rows in _readable(dataset.ragged_batch(_ROWS_AT_ONCE), task, tf.errors.OpError):
         for name, length in lengths.items():
             ragged = rows[name]
             if not isinstance(ragged, tf.RaggedTensor):  # all of one length

@@ -103,7 +103,7 @@ def check_exists(path: str | os.PathLike) -> None:
     try:
         with unreadable_is_one_error(str(path), "the file"):
             there = epath.Path(path).exists()
-    except ValueError:  # a name that has a NUL byte
+    except (ValueError, KeyError):  # a name that has a NUL byte; no such protocol
         there = False
     if not there:
         raise UserError(f"{path}: cannot read the file: there is none")
@@ -116,16 +116,8 @@ def scan(
 
     Blank lines are passed over. Raises UserError if the file cannot be read or has no lines.
     """
-    try:
-        with (
-            unreadable_is_one_error(str(path), "the file"),
-            epath.Path(path).open("rb") as file,
-        ):
-            yield from _scan(
-                lines(file, str(path)), str(path), functools.partial(_parse, kind=kind)
-            )
-    except ValueError as error:  # a path that no file can have
-        raise UserError(f"{path}: cannot read the file: {error}") from None
+    with unreadable_is_one_error(str(path), "the file"), epath.Path(path).open("rb") as file:
+        yield from _scan(lines(file, str(path)), str(path), functools.partial(_parse, kind=kind))
 
 
 def scan_prompts(

@@ -124,12 +124,13 @@ def tldr_sources(
     votes_config = tldr.preferences_config(batches)
 
     def builder(config) -> tldr.Tldr:
-        return tldr.Tldr(
-            config=config,
-            data_dir=tfds_local.data_directory(data_dir),
-            files_dir=files_dir,
-            download=download,
-        )
+        with tfds_local.damage_is_one_error(f"tldr in {data_dir or 'the directory of TFDS'}"):
+            return tldr.Tldr(
+                config=config,
+                data_dir=tfds_local.data_directory(data_dir),
+                files_dir=files_dir,
+                download=download,
+            )
 
     posts = _TldrSource(
         lambda: builder("sft"),

@@ -30,7 +30,7 @@ from nlhf_jax.data.prompts import PLAIN, PromptForm
 from nlhf_jax.data.sources import Sources
 from nlhf_jax.data.templates import RaterTemplate
 from nlhf_jax.data.tf_imports import seqio, tf, tf_text
-from nlhf_jax.data.vocabularies import Vocabulary
+from nlhf_jax.data.vocabularies import Vocabulary, without_sentinels
 
 
 class SeqioVocabulary(seqio.SentencePieceVocabulary):
@@ -56,8 +56,12 @@ class SeqioVocabulary(seqio.SentencePieceVocabulary):
         return model.SerializeToString()
 
     @property
+    def _read_so(self) -> bytes:
+        return without_sentinels(self.vocabulary.model_bytes)
+
+    @property
     def tokenizer(self) -> sentencepiece.SentencePieceProcessor:
-        return sentencepiece.SentencePieceProcessor(model_proto=self.vocabulary.model_bytes)
+        return sentencepiece.SentencePieceProcessor(model_proto=self._read_so)
 
     def load_model(self) -> None:
         _ = self.vocabulary
@@ -86,7 +90,7 @@ class SeqioVocabulary(seqio.SentencePieceVocabulary):
 
     @property
     def tf_tokenizer(self) -> tf_text.SentencepieceTokenizer:
-        return tf_text.SentencepieceTokenizer(model=self.vocabulary.model_bytes)
+        return tf_text.SentencepieceTokenizer(model=self._read_so)
 
     def __eq__(self, other) -> bool:
         if isinstance(other, SeqioVocabulary):

@@ -2,9 +2,10 @@
 
 import contextlib
 import io
+from collections.abc import Iterator
 
 from nlhf_jax.data.tf_imports import seqio, tfds
-from nlhf_jax.errors import UserError
+from nlhf_jax.errors import UserError, first_line
 
 
 class LocalInfo(tfds.core.DatasetInfo):
@@ -21,6 +22,20 @@ def data_directory(given: str | None) -> str | None:
     environment's TFDS_DATA_DIR, or ~/tensorflow_datasets.
     """
     return given if given is not None else seqio.LazyTfdsLoader("local:1.0.0").data_dir
+
+
+@contextlib.contextmanager
+def damage_is_one_error(where: str) -> Iterator[None]:
+    """Inside, what TFDS and TensorFlow raise about files that were written once is a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # assertions of TFDS, errors of protocol buffers, of records, ...
+        raise UserError(
+            f"{where} is damaged or was written by something else ({first_line(error)}): delete "
+            "it, and it is written again"
+        ) from error
 
 
 def prepare(builder: tfds.core.DatasetBuilder) -> None:

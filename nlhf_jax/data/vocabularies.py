@@ -7,11 +7,14 @@ import functools
 import importlib.resources
 import io
 import os
+import re
 import string
 from collections.abc import Iterable, Sequence
 
 import sentencepiece
 from etils import epath
+from google.protobuf.message import DecodeError
+from sentencepiece import sentencepiece_model_pb2
 
 from nlhf_jax.errors import UserError, unreadable_is_one_error
 from nlhf_jax.files import write_whole
@@ -21,8 +24,14 @@ PAD_ID = 0
 EOS_ID = 1
 UNK_ID = 2
 
+# T5's sentinels, which some models have as pieces that any text may hold.
+_SENTINEL = re.compile(r"▁?<extra_id_\d+>")
+
 # Ships with the package.
 TLDR_MINI_MODEL = importlib.resources.files("nlhf_jax.data.tldr_mini") / "tldr_mini.model"
+
+
+_RESERVED = dict.fromkeys((0, 0x2047, 0x2585), " ")  # SentencePiece's own, and NUL
 
 
 class Vocabulary:
@@ -33,9 +42,11 @@ class Vocabulary:
         self.model_bytes = model_bytes
         self.source = source
         self._processor = sentencepiece.SentencePieceProcessor()
+        self._encoder = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(model_bytes)
-        except (RuntimeError, OSError):
+            self._encoder.LoadFromSerializedProto(without_sentinels(model_bytes))
+        except (RuntimeError, OSError, ValueError, DecodeError):
             raise UserError(f"{source} is not a SentencePiece model") from None
         ids = (self._processor.pad_id(), self._processor.eos_id(), self._processor.unk_id())
         self.pad_id, self.eos_id, self.unk_id = ids
@@ -64,7 +75,7 @@ class Vocabulary:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, without EOS."""
-        return self._processor.EncodeAsIds(text)
+        return self._encoder.EncodeAsIds(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the tokens before the first EOS; padding is ignored.
@@ -99,6 +110,22 @@ class Vocabulary:
         return hash(self.model_bytes)
 
 
+def without_sentinels(model_bytes: bytes) -> bytes:
+    """The model in which a text's own `<extra_id_0>` is read as its letters, as `</s>` is.
+
+    Only what it is called changes how it is read; ids and all other pieces stay. Raises DecodeError
+    if the bytes are no model.
+    """
+    if b"<extra_id_" not in model_bytes:
+        return model_bytes
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model_bytes)  # type: ignore[attr-defined]
+    kinds = type(proto).SentencePiece
+    for piece in proto.pieces:
+        if piece.type == kinds.USER_DEFINED and _SENTINEL.fullmatch(piece.piece):
+            piece.type = kinds.CONTROL
+    return proto.SerializeToString()
+
+
 @functools.cache
 def tldr_mini_vocabulary() -> Vocabulary:
     """The vocabulary of `tldr_mini`; it ships with the package."""
@@ -121,10 +148,12 @@ def train_vocabulary(
     """
     letters = string.ascii_lowercase if fold_case else string.ascii_letters
     model = io.BytesIO()
+    # The trainer leaves out texts with these, without a word.
+    readable = (text.translate(_RESERVED) for text in texts)
     try:
         sentencepiece.SentencePieceTrainer.Train(
-            sentence_iterator=iter(texts),
-            max_sentence_length=1 << 20,  # bytes; longer ones would be left out without a word
+            sentence_iterator=readable,
+            max_sentence_length=1 << 30,  # bytes; longer ones would be left out without a word
             model_writer=model,
             vocab_size=size,
             model_type="unigram",

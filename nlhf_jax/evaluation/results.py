@@ -8,7 +8,8 @@ import os
 import numpy as np
 from etils import epath
 
-from nlhf_jax.errors import UserError
+from nlhf_jax.errors import UserError, first_line
+from nlhf_jax.evaluation.conforming import check_conforms
 from nlhf_jax.evaluation.intervals import Estimate, p_values_of_intervals
 from nlhf_jax.evaluation.statistics import Standing, WinRates
 from nlhf_jax.evaluation.votes import RaterAccuracy
@@ -150,7 +151,7 @@ class TournamentResult:
         if "p" not in matrices:  # release 0.1 did not correct for how much it said
             matrices["p"] = p_values_of_intervals(**matrices)
         triples = tree["intransitivity"]
-        return cls(
+        result = cls(
             judge=tree["judge"],
             votes=tree["votes"],
             prompts=tree["prompts"],
@@ -189,6 +190,8 @@ class TournamentResult:
             trained_against_judge=tuple(tree.get("trained_against_judge", ())),
             training_unknown=tuple(tree.get("training_unknown", ())),
         )
+        check_result(result)
+        return result
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the JSON in place of an earlier one, whole or not at all."""
@@ -201,9 +204,10 @@ class TournamentResult:
             return cls.from_json(epath.Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"cannot read the tournament {path}: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # whatever a tree of another kind ends in
             raise UserError(
-                f"{path} is not the result of a tournament ({type(error).__name__}: {error});"
+                f"{path} is not the result of a tournament ({type(error).__name__}: "
+                f"{first_line(error)});"
                 " run `nlhf evaluate` again"
             ) from error
 
@@ -259,6 +263,24 @@ def _near_an_end(result: TournamentResult) -> list[str]:
         for row, column in itertools.permutations(rates.names, 2)
         if (1 - rates.between(row, column).value) * result.prompts < _FEW
     ]
+
+
+def check_result(result: TournamentResult) -> None:
+    """Raises ValueError unless all parts of a result speak of the same players."""
+    check_conforms(result)
+    rates, names = result.win_rates, result.win_rates.names
+    for matrix in (rates.rate, rates.low, rates.high):
+        if matrix.shape != (len(names),) * 2 or not np.all((matrix >= 0) & (matrix <= 1)):
+            raise ValueError(f"the win rates of {len(names)} players are of shape {matrix.shape}")
+    if len(set(names)) < len(names) or len(names) < 2:
+        raise ValueError("the players are fewer than two, or two have one name")
+    if tuple(player.name for player in result.players) != names:
+        raise ValueError("the players are not those of the win rates")
+    if any(name not in names for cycle in result.intransitivity.policy_cycles for name in cycle):
+        raise ValueError("a cycle has a player that did not play")
+    for sample in result.samples:
+        if sample.scores is not None and sample.scores.keys() != sample.responses.keys():
+            raise ValueError("a sample has scores of others than who wrote its responses")
 
 
 def _read_meta_game(standings: list[dict] | None) -> tuple[Standing, ...] | None:

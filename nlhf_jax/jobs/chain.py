@@ -24,6 +24,7 @@ import gc
 import hashlib
 import importlib
 import json
+import math
 import os
 import re
 import sys
@@ -359,10 +360,17 @@ def _read_marker(path: epath.Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        marker = json.loads(path.read_text(encoding="utf-8"))
+        texts = [marker[name] for name in ("job", "fingerprint", "config")]
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("its job or configuration is no text")
+        if "seconds" in marker and not 0 <= float(marker["seconds"]) < math.inf:
+            raise ValueError("its time is none")
+        return marker
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise UserError(
-            f"{path} is not JSON: delete {path.parent} to run its stage again"
+            f"{path} does not say what a stage was configured with: delete {path.parent} to run "
+            "its stage again"
         ) from error
 
 

@@ -11,6 +11,7 @@ have imported the module that registers the family: opening a checkpoint imports
 """
 
 import dataclasses
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ class Family(NamedTuple):
 
 
 _FAMILIES: dict[str, Family] = {}
+_PLAIN: dict[Any, tuple[type, ...]] = {int: (int,), bool: (bool,), float: (float, int), str: (str,)}
 
 
 def register(name: str, make: Callable[[Any], LanguageModel], config: type) -> None:
@@ -54,14 +56,20 @@ def build(description: Mapping[str, Any]) -> LanguageModel:
     """The model whose `description()` this is. Raises UserError for an unknown one."""
     settings = dict(description)
     family, module = settings.pop("family", None), settings.pop("module", None)
-    if family not in _FAMILIES:
+    if not isinstance(family, str) or family not in _FAMILIES:
         hint = f"; {module} registered it: import that, or give --module={module}" if module else ""
         raise UserError(
             f"the model family {family!r} is unknown; there is {', '.join(_FAMILIES)}{hint}"
         )
     make, config = _FAMILIES[family]
     try:
-        return make(config(**settings))
+        made = config(**settings)
+        hints = typing.get_type_hints(config)
+        for name, value in settings.items():
+            wanted = hints.get(name)
+            if wanted in (int, bool, float, str) and type(value) not in _PLAIN[wanted]:
+                raise TypeError(f"{name} is {str(value)[:40]!r}, not {wanted.__name__}")
+        return make(made)
     except TypeError as error:
         raise UserError(
             f"the model's description does not fit {config.__name__}: {error}"

@@ -12,6 +12,7 @@ Reads (a report needs a tournament, findings or one stage's metrics; the rest ma
 """
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
@@ -22,7 +23,7 @@ import numpy as np
 from etils import epath
 
 from nlhf_jax import guards
-from nlhf_jax.errors import UserError
+from nlhf_jax.errors import UserError, first_line
 from nlhf_jax.evaluation import results
 from nlhf_jax.evaluation.results import TournamentResult
 from nlhf_jax.files import absolute
@@ -119,7 +120,7 @@ def read_report(workdir: epath.Path) -> Report:
             f"{workdir} holds nothing to report: neither a STAGE/tournament.json nor a"
             " STAGE/metrics.jsonl with metrics in it nor a STAGE/findings.json"
         )
-    run = absolute(workdir).name
+    run = text_of(absolute(workdir).name)
     return Report(
         run=run,
         stages=stages,
@@ -161,7 +162,7 @@ def _read_stages(workdir: epath.Path) -> tuple[Stage, ...]:
         done = times.get("steps")
         if done is None and curves:
             done = max(int(steps[-1]) for splits in curves.values() for steps, _ in splits.values())
-        name = absolute(directory).name
+        name = text_of(absolute(directory).name)
         order = (
             times.get("started", math.inf),
             [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)],
@@ -184,11 +185,18 @@ def _read_changes(path: epath.Path, name: str) -> tuple[str, ...]:
     try:
         changes = json.loads(path.read_text())["changes"] if path.exists() else []
         return tuple(
-            f"{name} was trained with {one['setting']} {one['then']} up to step {one['step']}, and"
-            f" with {one['now']} from there on."
+            text_of(
+                f"{name} was trained with {one['setting']} {one['then']} up to step {one['step']},"
+                f" and with {one['now']} from there on."
+            )
             for one in changes
         )
-    except (ValueError, KeyError, TypeError):  # of a tournament, or damaged: a training says so
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ):  # of a tournament, or damaged: a training says so
         return ()
 
 
@@ -208,22 +216,24 @@ def _read_metrics(
             continue
         try:
             record = json.loads(line)
-            step, split = int(record["step"]), str(record["split"])
-        except (ValueError, KeyError, TypeError) as error:
+            step, split = record["step"], record["split"]
+            if not (_is_whole(step) and isinstance(split, str)):
+                raise TypeError("'step' is no number, or 'split' no text")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             if number == len(lines):
                 break  # a line without its newline: the run was killed, or is writing it just now
             raise UserError(
                 f'{path}, line {number}: expected a JSON object with "step" and "split",'
                 f" got {line[:60]!r}"
             ) from error
-        numbers = {name: x for name, x in record.items() if isinstance(x, int | float)}
+        numbers = {text_of(name): float(x) for name, x in record.items() if _is_number(x)}
         if split == "data":
-            data |= {name: x for name, x in numbers.items() if name != "step"}
+            data |= {name: x for name, x in numbers.items() if name != "step" and math.isfinite(x)}
         if split == guards.SPLIT:
             watched.append(numbers)
         if split in _SPLITS:
             for metric in numbers.keys() - _NOT_A_CURVE:
-                values.setdefault(metric, {}).setdefault(split, {})[step] = float(numbers[metric])
+                values.setdefault(metric, {}).setdefault(split, {})[step] = numbers[metric]
     curves = {
         metric: {
             split: (np.array(sorted(points)), np.array([points[step] for step in sorted(points)]))
@@ -231,7 +241,27 @@ def _read_metrics(
         }
         for metric in sorted(values, key=_rank)
     }
-    return curves, data, tuple(guards.summary(watched))
+    try:
+        alarms = tuple(guards.summary(watched))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: the lines of the guards are not as they were written ({first_line(error)})"
+        ) from error
+    return curves, data, alarms
+
+
+def _is_number(value: object) -> bool:
+    """Whether plots and JSON can hold it: `float` of a long whole number would raise."""
+    return isinstance(value, float) or _is_whole(value)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 53
+
+
+def text_of(name: str) -> str:
+    """A name as text that UTF-8 can hold: names of directories may be any bytes."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _rank(metric: str) -> tuple[int, str]:
@@ -239,14 +269,18 @@ def _rank(metric: str) -> tuple[int, str]:
     return (places[0] if places else len(_FIRST), metric)
 
 
+_LONGEST = 1e12  # seconds, or steps
 _TIMES = (("started", float), ("seconds", float), ("steps", int), ("steps_per_second", float))
 
 
 def _read_timing(path: epath.Path) -> dict:
     try:
         times = json.loads(path.read_text(encoding="utf-8"))
-        return {name: kind(times[name]) for name, kind in _TIMES if times.get(name) is not None}
-    except (ValueError, TypeError, AttributeError) as error:
+        found = {name: kind(times[name]) for name, kind in _TIMES if times.get(name) is not None}
+        if not all(0 <= value < _LONGEST for value in found.values()):
+            raise ValueError("a number that is no time")
+        return found
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UserError(f'{path}: expected a JSON object like {{"seconds": 12.5}}') from error
 
 
@@ -281,7 +315,10 @@ def _figures(
 
 def curves_file(stage: Stage) -> str:
     """The name of a stage's learning curves under figures/."""
-    return f"curves_{stage.name}.png"
+    name = stage.name
+    if len(name.encode()) > 200:  # no file's name may be longer than 255 bytes
+        name = f"{name[:40]}_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return f"curves_{name}.png"
 
 
 def finding_file(finding: Finding) -> str:

@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from nlhf_jax.errors import UserError
+from nlhf_jax.errors import UserError, first_line
 from nlhf_jax.files import write_json, write_whole
 
 FILE_NAME = "findings.json"
@@ -59,15 +60,28 @@ def load(directory: epath.Path) -> tuple[Finding, ...]:
         return ()
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["findings"]
-        return tuple(
-            Finding(png=_figure(directory, entry["name"]).read_bytes(), **entry)
-            for entry in entries
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return tuple(_finding(directory, entry) for entry in entries)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{path} is not a list of findings with a figure each ({error}); delete {directory} to"
-            " run its stage again"
+            f"{path} is not a list of findings with a figure each ({first_line(error)}); delete "
+            f"{directory} to run its stage again"
         ) from error
+
+
+def _finding(directory: epath.Path, entry: Mapping[str, Any]) -> Finding:
+    """Raises ValueError or TypeError if an entry is not one that `save` wrote."""
+    table = entry.get("table", ())
+    texts = [entry["name"], entry["title"], entry["text"], *(cell for row in table for cell in row)]
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{str(text)[:40]!r} is no text")
+        text.encode("utf-8")
+    if not re.fullmatch(r"\w[\w.-]{0,150}", entry["name"]):  # a file's, not a path to elsewhere
+        raise ValueError(f"{entry['name'][:40]!r} cannot be the name of a figure's file")
+    if table and len({len(row) for row in table}) > 1:
+        raise ValueError("the rows of a table are not of one length")
+    json.dumps(entry["numbers"], allow_nan=False).encode("utf-8")
+    return Finding(png=_figure(directory, entry["name"]).read_bytes(), **entry)
 
 
 def _figure(directory: epath.Path, name: str) -> epath.Path:

@@ -84,5 +84,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _text(text: str) -> str:
-    """Text that Markdown shows as it is, in a table cell too."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", " ".join(text.split()))
+    """Text that Markdown shows as it is, in a table cell and at the beginning of a line too."""
+    escaped = re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", " ".join(text.split()))
+    # A list's mark, or a line under a heading; numbers are neither.
+    return re.sub(r"^(\d*)([.)]|[-+])(?=\s|$|-)|^()(=)", r"\1\3\\\2\4", escaped)

@@ -32,6 +32,7 @@ _DIVERGING = LinearSegmentedColormap.from_list(
 _LOOK: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
+    "text.parse_math": False,  # names of players and stages may have a dollar in them
     "text.color": INK,
     "axes.edgecolor": "#aeb8c3",
     "axes.labelcolor": INK,

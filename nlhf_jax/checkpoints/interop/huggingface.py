@@ -22,6 +22,7 @@ _CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _VOCABULARY = "spiece.model"
+_FILE_NAME = re.compile(r"\w[\w.-]{0,200}")  # never a path to somewhere else
 _SHARD_BYTES = 1 << 30  # larger files are split
 
 _ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
@@ -203,6 +204,8 @@ def _model_of(config: Mapping[str, Any], tied: bool, file: str) -> dict[str, Any
         value = config.get(key, default)
         if value is None:
             raise UserError(f"{file} has no {key!r}: it is not the configuration of a T5")
+        if not wanted and not (isinstance(value, int) and 0 < value < 1 << 31):
+            raise UserError(f"{file}: {key} is {str(value)[:40]!r} but must be a whole number")
         if wanted and value not in wanted:
             raise UserError(
                 f"{file}: {key} is {value!r} but must be {' or '.join(map(repr, wanted))}"
@@ -289,8 +292,8 @@ def _tokenizer_of(vocabulary: Vocabulary, rows: int) -> dict[str, Any]:
 
 def _read_json(path: epath.Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is missing or no whole JSON ({error})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object")
@@ -315,6 +318,11 @@ def _open_tensors(path: epath.Path) -> dict[str, StoredArray]:
     files: dict[str, dict[str, StoredArray]] = {}
     tensors = {}
     for name, file in sorted(places.items()):
+        if not isinstance(file, str) or not _FILE_NAME.fullmatch(file):
+            raise UserError(
+                f"{path / _INDEX} has the parameter {name} in {str(file)[:80]!r}, which is not the "
+                "name of a file beside it"
+            )
         if file not in files:
             files[file] = _open_file(path, file, name)
         if name not in files[file]:

@@ -88,12 +88,15 @@ def open_file(directory: str, file: str) -> dict[str, Tensor]:
     try:
         header = json.loads(store.read(file, byte_range=slice(_LENGTH_BYTES, data)).result().value)
         header.pop("__metadata__", None)
+        if not header:
+            raise ValueError("it has no arrays")
         tensors = {
             name: _tensor(name, entry, data, file, store, directory)
             for name, entry in header.items()
         }
+        _check_apart(tensors)
         needed = data + max(entry["data_offsets"][1] for entry in header.values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{file} has a header that cannot be read: {error}") from error
     if size < needed:
         last = max(tensors, key=lambda name: tensors[name].start)
@@ -104,12 +107,25 @@ def open_file(directory: str, file: str) -> dict[str, Tensor]:
 def _tensor(name, entry, data: int, file: str, store: ts.KvStore, directory: str) -> Tensor:
     """The array of one entry of a header, after which the arrays start at byte `data`."""
     begin, end = entry["data_offsets"]
+    for number in (begin, end, *entry["shape"]):
+        if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+            raise ValueError(f"{name} has {str(number)[:40]} where a size or a place must be")
     if entry["dtype"] not in _DTYPES:
         raise ValueError(f"{name} is of type {entry['dtype']}")
     dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
     if dtype.itemsize * math.prod(shape) != end - begin:
         raise ValueError(f"{name} {list(shape)} does not have {end - begin} bytes")
     return Tensor(name, shape, dtype, data + begin, file, store, directory)
+
+
+def _check_apart(tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError if two arrays share bytes: the format does not allow it."""
+    last = 0
+    for tensor in sorted(tensors.values(), key=lambda tensor: tensor.start):
+        size = tensor.dtype.itemsize * math.prod(tensor.shape)
+        if size and tensor.start < last:
+            raise ValueError(f"{tensor.name} overlaps another array")
+        last = max(last, tensor.start + size)
 
 
 def write_file(stream: BinaryIO, arrays: Mapping[str, StoredArray], dtype: np.dtype) -> None:

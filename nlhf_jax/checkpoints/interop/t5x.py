@@ -30,7 +30,7 @@ from nlhf_jax.checkpoints.arrays import (
 from nlhf_jax.checkpoints.interop.t5_shapes import model_of
 from nlhf_jax.checkpoints.stored import StoredCheckpoint
 from nlhf_jax.checkpoints.zarr import kvstore, open_zarr, orbax_store
-from nlhf_jax.errors import UserError
+from nlhf_jax.errors import UserError, first_line
 
 _STEP = re.compile(r"checkpoint_(\d+)")
 _VERSION = 3  # of the native format
@@ -203,11 +203,17 @@ def _read_native(path: epath.Path) -> tuple[dict[str, StoredArray], int]:
         content = flax.serialization.msgpack_restore((path / "checkpoint").read_bytes())
         state = content["optimizer"]
         target, step = state["target"], int(state["state"]["step"])
+        arrays, directories = _arrays_and_directories(target)
     except Exception as error:  # msgpack's many, and those of a tree of another kind
         raise UserError(
             f"{path / 'checkpoint'} is not the msgpack file of a T5X checkpoint, or is cut "
-            f"({type(error).__name__}: {error}): copy it again from where it came from"
+            f"({type(error).__name__}: {first_line(error)}): copy it again from where it came from"
         ) from error
+    return {**arrays, **open_zarr(kvstore(str(path)), directories, str(path))}, step
+
+
+def _arrays_and_directories(target: Any) -> tuple[dict[str, StoredArray], dict[str, str]]:
+    """The arrays that the msgpack file holds itself, and where the others are."""
     arrays: dict[str, StoredArray] = {}
     directories: dict[str, str] = {}
     for name, leaf in _leaves(target):
@@ -215,9 +221,14 @@ def _read_native(path: epath.Path) -> tuple[dict[str, StoredArray], int]:
             where = leaf["kvstore"].get("path", leaf.get("path", ""))
             # Relative to the checkpoint, whatever bucket it was written to.
             directories[name] = where.rstrip("/").rpartition("/")[2]
+            if directories[name] in ("", ".", ".."):
+                raise ValueError(f"the array of {name} is nowhere")
         else:
-            arrays[name] = InMemory(name, np.asarray(leaf))
-    return arrays | open_zarr(kvstore(str(path)), directories, str(path)), step
+            array = np.asarray(leaf)
+            if array.dtype.hasobject or array.dtype.kind in "USV" and array.dtype.itemsize != 2:
+                raise ValueError(f"{name} is no array of numbers")
+            arrays[name] = InMemory(name, array)
+    return arrays, directories
 
 
 def _leaves(tree: Any, prefix: str = ""):

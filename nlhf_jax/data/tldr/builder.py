@@ -163,8 +163,9 @@ def rows(builder: Tldr, split: str, confidence: Sequence[int] | None = None) -> 
         return 0
     if confidence is None:
         return builder.info.splits[split].num_examples
-    votes = builder.info.metadata["votes_by_confidence"][split]
-    return sum(votes[level] for level in set(confidence))
+    with tfds_local.damage_is_one_error(str(builder.data_dir)):
+        votes = builder.info.metadata["votes_by_confidence"][split]
+        return sum(votes[level] for level in set(confidence))
 
 
 def read(builder: Tldr, split: str, confidence: Sequence[int] | None = None) -> tf.data.Dataset:

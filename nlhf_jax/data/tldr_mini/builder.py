@@ -79,6 +79,7 @@ def load(config: str, split: str, data_dir: str | None) -> tf.data.Dataset:
     `data_dir` may be None, see `tfds_local.data_directory`. Raises UserError if it cannot be
     written.
     """
-    builder = TldrMini(config=config, data_dir=tfds_local.data_directory(data_dir))
+    with tfds_local.damage_is_one_error(f"tldr_mini in {data_dir or 'the directory of TFDS'}"):
+        builder = TldrMini(config=config, data_dir=tfds_local.data_directory(data_dir))
     tfds_local.prepare(builder)
     return builder.as_dataset(split=split, shuffle_files=False)
