@@ -236,12 +236,14 @@ def _tldr() -> Iterator[Case]:
     good = READERS["TFDS dataset"].good()
     record = next(name for name in good if ".tfrecord" in name and "train" in name)
     info = READERS["TFDS dataset"].main_file
+    nameless = {key: value for key, value in json.loads(good[info]).items() if key != "name"}
     for name, files in {
         "records cut": {record: good[record][:-30]},
         "records of garbage": {record: b"\xff" * 500},
         "no records": {record: None},
         "its description cut": {info: good[info][:40]},
         "its description of another kind": {info: b"[]"},
+        "its description without a name": {info: json.dumps(nameless).encode()},
     }.items():
         yield Case("TFDS dataset", name, files, REFUSED)
 

@@ -186,7 +186,8 @@ def read(builder: Tldr, split: str, confidence: Sequence[int] | None = None) -> 
             f"tldr has no votes{which} in the split '{split}' (batches {batches}); name more "
             f"BATCHES, or more levels in {split.upper()}_CONFIDENCE"
         )
-    dataset = builder.as_dataset(split=split, shuffle_files=False)
+    with tfds_local.damage_is_one_error(str(builder.data_dir)):
+        dataset = builder.as_dataset(split=split, shuffle_files=False)
     if confidence is not None:
         levels = tf.constant(sorted(set(confidence)), tf.int32)
         dataset = dataset.filter(lambda row: tf.reduce_any(row["confidence"] == levels))

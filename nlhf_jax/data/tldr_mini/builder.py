@@ -82,4 +82,5 @@ def load(config: str, split: str, data_dir: str | None) -> tf.data.Dataset:
     with tfds_local.damage_is_one_error(f"tldr_mini in {data_dir or 'the directory of TFDS'}"):
         builder = TldrMini(config=config, data_dir=tfds_local.data_directory(data_dir))
     tfds_local.prepare(builder)
-    return builder.as_dataset(split=split, shuffle_files=False)
+    with tfds_local.damage_is_one_error(str(builder.data_dir)):
+        return builder.as_dataset(split=split, shuffle_files=False)
