@@ -157,7 +157,7 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
 
     def pass_on(self) -> None:
         body = self._body()
-        bucket = re.search("/b/([^/?]+)", self.path)
+        bucket = re.match("/(?:(?:upload/)?storage/v1/b/)?([^/?]+)", self.path)
         name = bucket[1] if bucket else ""
         if name.startswith("no-access"):
             self._answer(401, {}, b"no access")
