@@ -88,11 +88,11 @@ def sample(options: argparse.Namespace) -> None:
         raise UserError(f"--num_samples is {options.num_samples} but must be at least 1")
     if options.temperature < 0:
         raise UserError(f"--temperature is {options.temperature} but must not be negative")
-    _import_modules(options.module)
-    _configure_jax()
-    form = _jobs().prompt_form(options.checkpoint)
-    prompts = _read_prompts(options.prompts, form)
     with _output(options.output) as stream:
+        _import_modules(options.module)
+        _configure_jax()
+        form = _jobs().prompt_form(options.checkpoint)
+        prompts = _read_prompts(options.prompts, form)
         samples = _jobs().sample(
             checkpoint=options.checkpoint,
             prompts=prompts,

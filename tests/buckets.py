@@ -157,7 +157,7 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
 
     def pass_on(self) -> None:
         body = self._body()
-        bucket = re.search("/b/([^/?]+)", self.path)
+        bucket = re.match("/(?:(?:upload/)?storage/v1/b/)?([^/?]+)", self.path)
         name = bucket[1] if bucket else ""
         if name.startswith("no-access"):
             self._answer(401, {}, b"no access")
@@ -200,12 +200,17 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
         """Says nothing."""
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A killed client is no news."""
+
+
 def _serve(port: int, directory: Path) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(directory / "authority.pem"))
     _Proxy.port, _Proxy.context = port, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(*HOSTS).configure_cert(_Proxy.context)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Proxy)
+    server = _Server(("127.0.0.1", 0), _Proxy)
     print(server.server_port, flush=True)
     server.serve_forever()
 

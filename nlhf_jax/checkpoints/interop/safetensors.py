@@ -6,6 +6,7 @@ only.
 """
 
 import dataclasses
+import io
 import json
 import math
 import struct
@@ -145,4 +146,6 @@ def write_file(stream: BinaryIO, arrays: Mapping[str, StoredArray], dtype: np.dt
     stream.write(struct.pack("<Q", len(text)) + text)
     for array in arrays.values():
         content = np.ascontiguousarray(array.read_all().astype(dtype, copy=False))
-        stream.write(content.reshape(-1).view(np.uint8).data)
+        data = content.reshape(-1).view(np.uint8).data
+        # TensorFlow's files, which lie in buckets, take no buffer.
+        stream.write(data if isinstance(stream, io.IOBase) else bytes(data))
