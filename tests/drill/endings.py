@@ -3,6 +3,7 @@
 Times, and what only says how a run went (its attempts' event files, its timing), are left out.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -57,7 +58,8 @@ def _file(path: Path, inside: str, workdir: Path) -> dict[str, str]:
         lines = content.decode().splitlines()
         return {f"{inside}: {i}": _timeless(json.loads(line)) for i, line in enumerate(lines)}
     if path.suffix == ".json":
-        return {inside: _timeless(json.loads(content))}
+        with contextlib.suppress(ValueError):  # a damaged one
+            return {inside: _timeless(json.loads(content))}
     if path.suffix == ".gin":  # where its lines are broken hangs on how long paths are
         content = re.sub(rb"[\\\s]+", b" ", content)
     return {inside: hashlib.sha256(content).hexdigest()}

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from nlhf_jax.metrics import FILE_NAME as METRICS
 from nlhf_jax.report import plots
 from tests.drill.children import ENVIRONMENT, run_fresh
 from tests.drill.jobs import JOBS, Place
@@ -82,7 +84,7 @@ def soak(place: Place, seconds: float) -> list[sampling.Sample]:
         process = subprocess.Popen(
             command, env=os.environ | ENVIRONMENT, stdout=stream, stderr=subprocess.STDOUT
         )
-        while process.poll() is None and not (workdir / "metrics.jsonl").exists():
+        while process.poll() is None and math.isnan(sampling.last_step(workdir / METRICS)):
             time.sleep(0.1)
         period = min(5.0, max(0.2, seconds / 400))
         alive = lambda: process.poll() is None  # noqa: E731
