@@ -17,7 +17,6 @@ Each stage has its directory `WORKDIR/NAME/`, where `stage.json` says what it wa
 and whether it is complete. A complete stage is not run again, an interrupted one resumes.
 """
 
-import contextlib
 import dataclasses
 import difflib
 import gc
@@ -26,10 +25,9 @@ import importlib
 import json
 import math
 import os
-import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -38,38 +36,20 @@ from nlhf_jax import configuration, locks
 from nlhf_jax.errors import UserError
 from nlhf_jax.files import write_json, write_whole
 from nlhf_jax.jobs import run_record
+from nlhf_jax.jobs.stages import (
+    JOBS,
+    REFERENCE,
+    Stage,
+    naming,
+    parse_stages,
+    stage_of,
+    with_shared_macros,
+)
 from nlhf_jax.metrics import duration
 
-# Where each job's function is; `report` is about the whole chain and has no configuration.
-JOBS = {
-    "train": "nlhf_jax.jobs:train",
-    "evaluate": "nlhf_jax.jobs:evaluate",
-    "data": "nlhf_jax.jobs:train_vocabulary",
-    "games": "nlhf_jax.jobs:games",
-    "report": "nlhf_jax.report.writing:write_report",
-}
 REPORT = "report.html"  # in the chain's directory
 _TIMES = "stages.json"  # beside it: seconds per stage; a timing.json would be a training's
 _MARKER = "stage.json"
-_REFERENCE = "stage:"
-_KEYS = ("name", "job", "gin_file", "macros", "when", "instead")
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One entry of `chain.run.stages`.
-
-    Attributes:
-      name: of the stage and its directory.
-      job: one of `JOBS`.
-      gin_files: the stage's configuration; none for a report.
-      macros: values of macros in those files.
-    """
-
-    name: str
-    job: str
-    gin_files: tuple[str, ...] = ()
-    macros: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +109,7 @@ def _run(
     config: str | None,
 ) -> None:
     started = time.time()
-    parsed = _with_shared_macros(_parse_stages(stages), macros or {}, search_paths)
+    parsed = with_shared_macros(parse_stages(stages), macros or {}, search_paths)
     by_stage = _split_overrides(overrides, [stage.name for stage in parsed])
     plans: dict[str, _Plan] = {}
     for stage in parsed:
@@ -158,84 +138,7 @@ def _run(
         print(f"report: {root / REPORT}")
 
 
-# --- what the stages are -------------------------------------------------------------------------
-
-
-def _parse_stages(entries: Sequence[Mapping[str, Any]]) -> list[Stage]:
-    stages: list[Stage] = []
-    stand_ins: dict[str, str] = {}  # of stages that are left out
-    for number, entry in enumerate(entries, start=1):
-        where = f"chain.run.stages, entry {number}"
-        if not isinstance(entry, Mapping):
-            raise UserError(f"{where} is {entry!r} but must be a dict with 'name' and 'job'")
-        for key in entry:
-            if key not in _KEYS:
-                raise UserError(
-                    f"{where} has the key {key!r} but only {', '.join(map(repr, _KEYS))} mean "
-                    "something"
-                )
-        for key in ("name", "job"):
-            if key not in entry:
-                raise UserError(f"{where} has no {key!r}")
-        name, job = entry["name"], entry["job"]
-        if not re.fullmatch(r"\w[\w-]*", str(name)):
-            raise UserError(f"{where}: {name!r} cannot name a stage, use letters, digits, _ and -")
-        if name in [stage.name for stage in stages]:
-            raise UserError(f"{where}: there is a stage {name!r} before it already")
-        if job not in JOBS:
-            raise UserError(
-                f"{where}: the job of {name!r} is {job!r} but must be one of {', '.join(JOBS)}"
-            )
-        macros = _with_stand_ins(entry.get("macros") or {}, stand_ins)
-        if not entry.get("when", True):
-            stand_ins[name] = _with_stand_ins(f"{_REFERENCE}{entry.get('instead')}", stand_ins)
-            continue
-        files = entry.get("gin_file", ())
-        files = (files,) if isinstance(files, str) else tuple(files)
-        stages.append(Stage(name, job, files, macros))
-    if not stages:
-        raise UserError("chain.run.stages is empty: there is nothing to run")
-    return stages
-
-
-def _with_stand_ins(value: Any, stand_ins: Mapping[str, str]) -> Any:
-    """A value in which a stage that stands in is referred to in the place of one left out."""
-    if isinstance(value, Mapping):
-        return {key: _with_stand_ins(item, stand_ins) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_with_stand_ins(item, stand_ins) for item in value]
-    if isinstance(value, str) and value.startswith(_REFERENCE):
-        name = _stage_of(value)
-        return stand_ins.get(name, _REFERENCE + name) + value[len(_REFERENCE + name) :]
-    return value
-
-
-def _with_shared_macros(
-    stages: Sequence[Stage], macros: Mapping[str, Any], search_paths: Sequence[str]
-) -> list[Stage]:
-    """The stages, each with those of the macros that its gin files speak of."""
-    unknown, found = set(macros), []
-    for stage in stages:
-        with _naming(stage):
-            configuration.parse(stage.gin_files, search_paths=search_paths, complete=False)
-        known = {name: macros[name] for name in macros if configuration.speaks_of(name)}
-        unknown -= set(known)
-        found.append(dataclasses.replace(stage, macros={**known, **stage.macros}))
-    if unknown:
-        raise UserError(
-            f"chain.run.macros has {', '.join(sorted(unknown))}, but no stage's gin file speaks of "
-            "it"
-        )
-    return found
-
-
-@contextlib.contextmanager
-def _naming(stage: Stage) -> Iterator[None]:
-    """Inside, errors say which stage they are about."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"stage {stage.name!r}: {error}") from error
+# --- what a stage computes ----------------------------------------------------------------------
 
 
 def _split_overrides(overrides: Sequence[str], names: list[str]) -> dict[str, list[str]]:
@@ -253,12 +156,12 @@ def _split_overrides(overrides: Sequence[str], names: list[str]) -> dict[str, li
 def _parse_configuration(
     stage: Stage, overrides: Sequence[str], search_paths: Sequence[str]
 ) -> None:
-    with _naming(stage):
+    with naming(stage):
         configuration.parse(
             stage.gin_files,
             overrides,
             macros=stage.macros,
-            workdir=_REFERENCE + stage.name,
+            workdir=REFERENCE + stage.name,
             search_paths=search_paths,
         )
 
@@ -277,7 +180,7 @@ def _plan(
     for name in builds_on:
         if name not in before:
             raise UserError(
-                f"stage {stage.name!r} uses {_REFERENCE}{name}, but no stage before it is called so"
+                f"stage {stage.name!r} uses {REFERENCE}{name}, but no stage before it is called so"
             )
     config = configuration.text()
     content = [stage.job, config, *(before[name].fingerprint for name in builds_on)]
@@ -289,17 +192,12 @@ def _referenced_stages() -> set[str]:
     names = set()
 
     def look(text: str) -> str:
-        if text.startswith(_REFERENCE):
-            names.add(_stage_of(text))
+        if text.startswith(REFERENCE):
+            names.add(stage_of(text))
         return text
 
     configuration.replace_strings(look)
     return names
-
-
-def _stage_of(reference: str) -> str:
-    """The stage's name in `stage:NAME`, `stage:NAME/path/inside` or `stage:NAME#average`."""
-    return re.split("[/#]", reference.removeprefix(_REFERENCE))[0]
 
 
 # --- running one ---------------------------------------------------------------------------------
@@ -325,9 +223,7 @@ def _run_stage(
         _parse_configuration(stage, overrides, search_paths)
         configuration.replace_strings(
             lambda text: (
-                str(workdir / text.removeprefix(_REFERENCE))
-                if text.startswith(_REFERENCE)
-                else text
+                str(workdir / text.removeprefix(REFERENCE)) if text.startswith(REFERENCE) else text
             )
         )
         accepted = accept_changes and stage.job == "train"

@@ -8,7 +8,7 @@ import gin
 import pytest
 
 from nlhf_jax.errors import UserError
-from nlhf_jax.jobs import chain
+from nlhf_jax.jobs import chain, stages
 from tests import gin_example
 
 HEADER = "from __gin__ import dynamic_registration\nfrom tests import gin_example\n"
@@ -48,15 +48,13 @@ def work(tmp_path, monkeypatch):
     (tmp_path / "train.gin").write_text(TRAIN)
     (tmp_path / "evaluate.gin").write_text(EVALUATE)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        chain,
-        "JOBS",
-        {
-            "train": "tests.gin_example:train_stage",
-            "evaluate": "tests.gin_example:evaluate_stage",
-            "report": "tests.gin_example:write_report",
-        },
-    )
+    jobs = {
+        "train": "tests.gin_example:train_stage",
+        "evaluate": "tests.gin_example:evaluate_stage",
+        "report": "tests.gin_example:write_report",
+    }
+    for module in (chain, stages):
+        monkeypatch.setattr(module, "JOBS", jobs)
     gin_example.CALLS.clear()
     yield tmp_path
     gin.clear_config()
