@@ -15,10 +15,7 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, TextIO
 
-from etils import epath
-
 from nlhf_jax.errors import UserError, printable, unreadable_is_one_error
-from nlhf_jax.files import check_writable, in_bucket, write_whole
 
 if TYPE_CHECKING:
     from nlhf_jax.data.prompts import PromptForm
@@ -26,6 +23,7 @@ if TYPE_CHECKING:
 
 def run(options: argparse.Namespace) -> None:
     from nlhf_jax import configuration
+    from nlhf_jax.files import check_writable
     from nlhf_jax.jobs import chain
 
     check_writable(options.workdir, "--workdir")
@@ -70,6 +68,7 @@ def config(options: argparse.Namespace) -> None:
 def one_job(options: argparse.Namespace) -> None:
     """`train` and `evaluate`: a function that gin configures."""
     from nlhf_jax import configuration
+    from nlhf_jax.files import check_writable
 
     check_writable(options.workdir, "--workdir")
     configuration.parse(
@@ -108,6 +107,7 @@ def sample(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
+    from nlhf_jax.files import check_writable
     from nlhf_jax.report.writing import write_report
 
     check_writable(options.workdir, "--workdir")
@@ -117,6 +117,7 @@ def report(options: argparse.Namespace) -> None:
 def convert(options: argparse.Namespace) -> None:
     import logging
 
+    from nlhf_jax.files import check_writable
     from nlhf_jax.jobs.convert import convert
 
     check_writable(options.output, "--output")
@@ -141,6 +142,7 @@ def data(options: argparse.Namespace) -> None:
     from nlhf_jax.data.check import check
     from nlhf_jax.data.prompts import form_of
     from nlhf_jax.data.vocabularies import Vocabulary
+    from nlhf_jax.files import check_writable
     from nlhf_jax.jobs.vocabulary import train_from_files
 
     files = []
@@ -219,6 +221,8 @@ def _read_prompts(path: str | None, form: "PromptForm") -> Sequence[str | dict[s
 
     Lines have the key `prompt`, or the fields of the form that the checkpoint's prompts have.
     """
+    from etils import epath
+
     from nlhf_jax.data import json_lines
 
     name = path or "standard input"
@@ -248,6 +252,10 @@ def _output(path: str | None) -> Iterator[TextIO]:
     if path is None:
         yield sys.stdout
         return
+    from etils import epath
+
+    from nlhf_jax.files import check_writable, in_bucket, write_whole
+
     check_writable(path, "--output", file=True)
     if in_bucket(path):
         text = io.StringIO()

@@ -84,14 +84,9 @@ def evaluate(
     rater_checkpoint = rater_checkpoint and opened.path(rater_checkpoint)
     hall = _Hall(data, partitioner, feature_lengths, batch_size, seed, compute_dtype)
     judge, asked = hall.choose(judge, rater_checkpoint)
-    if raters and rater_checkpoint is not None and rater_checkpoint not in raters.values():
-        raters = {**raters, "judge": rater_checkpoint}
     progress = Progress(epath.Path(workdir).name, len(players))
-    progress.status("measures the raters on votes")
     # Before the responses are sampled: a rater that is none is found out at once.
-    measured = hall.measure(raters, split)
-    for rater in measured:
-        progress.message(f"{rater.name} agrees with {rater.accuracy.value:.1%} of the votes")
+    measured = hall.measure(progress, raters, rater_checkpoint, split)
     examples = data.examples("prompts", split, feature_lengths)
     hall.say_what_is_left_out(progress, examples, split)
     in_split = len(examples)
@@ -205,12 +200,17 @@ class _Hall:
             functools.partial(self.data.prompt_form.tokens, encode=self.data.vocabulary.encode),
         )
 
-    def measure(self, raters: Mapping[str, str], split: str) -> tuple[RaterAccuracy, ...]:
+    def measure(
+        self, progress: Progress, raters: Mapping[str, str], judging: str | None, split: str
+    ) -> tuple[RaterAccuracy, ...]:
         """Accuracies on all votes of `split`: the population's if it is known, then the raters'.
 
-        Nothing is measured if there are no raters.
+        That of the checkpoint which judges is among them. Nothing is measured without raters.
         """
+        progress.status("measures the raters on votes")
         found: list[RaterAccuracy] = []
+        if raters and judging is not None and judging not in raters.values():
+            raters = {**raters, "judge": judging}
         for name, path in raters.items():
             network = self.load(path, kind="preference")
             judge = self.network_judge(network, f"RATERS has '{name}': {path}, which")
@@ -221,6 +221,8 @@ class _Hall:
             if own is not None and not found:  # the texts are the same for every rater
                 found.append(rater_accuracy(own.name, own, *votes))
             found.append(rater_accuracy(name, judge, *votes))
+        for rater in found:
+            progress.message(f"{rater.name} agrees with {rater.accuracy.value:.1%} of the votes")
         return tuple(found)
 
     def enter(

@@ -50,11 +50,12 @@ def _check_sizes(
         raise UserError(f"TRAIN_STEPS is {train_steps} but must be at least 1")
 
 
-def _how_drawn(drawn: Examples, held_out: Examples, seed: int) -> dict[str, int]:
-    """What the metrics say of the validation examples if they are not all that there are."""
+def _held_out(held_out: Examples, wanted: int | None, seed: int) -> tuple[Examples, dict[str, int]]:
+    """The validation examples, and what the metrics say of them if they are not all there are."""
+    drawn = held_out.take(wanted or len(held_out), seed)
     if len(drawn) == len(held_out):
-        return {}
-    return {"validation_examples": len(drawn), "validation_seed": seed}
+        return drawn, {}
+    return drawn, {"validation_examples": len(drawn), "validation_seed": seed}
 
 
 def _data_metrics(data: Dataset, task: str, examples: Examples) -> dict[str, float]:
@@ -129,9 +130,9 @@ def train(
     """
     settings = _settings(configured, locals())
     _check_sizes(train_steps, batch_size, microbatches, partitioner)
-    lengths, continues = dict(feature_lengths), latest_step(workdir) is not None
+    continues = latest_step(workdir) is not None
     setup = builders.Setup(
-        data, lengths, partitioner, optimizer, seed, microbatches, continues=continues
+        data, dict(feature_lengths), partitioner, optimizer, seed, microbatches, continues
     )
     built = learner(setup)
     task = _TASKS[built.kind]
@@ -141,9 +142,8 @@ def train(
     arrays = {"train": examples.arrays}
     if eval_examples != 0:
         held_out = data.examples(task, "validation", feature_lengths)
-        drawn = held_out.take(eval_examples or len(held_out), seed)
+        drawn, drawn_how = _held_out(held_out, eval_examples, seed)
         evaluation = list(drawn.eval_batches(batch_size))
-        drawn_how = _how_drawn(drawn, held_out, seed)
         arrays["validation"] = drawn.arrays
     description = _describe(built, data, feature_lengths)
     now = run_record.describe_run(workdir, settings, setup.checkpoints, arrays, description)
