@@ -101,6 +101,8 @@ def check_writable(path: str | os.PathLike, option: str, file: bool = False) -> 
     text = os.fspath(path)
     directory = os.path.dirname(text) if file else text
     failed = f"{option}={text} cannot be written"
+    if not file and os.path.isfile(text):
+        raise UserError(f"{text} is a file: choose another {option}")
     if not _SCHEME.match(text):
         with _one_error(failed):
             _check_disk(directory)

@@ -76,8 +76,6 @@ def convert(
     check_fits(found.path, params, wanted)
 
     target = epath.Path(output)
-    if target.exists() and not target.is_dir():
-        raise UserError(f"{target} is a file: choose another --output")
     if to == "nlhf":
         description = _description(found, vocabulary_bytes, kind, feature_lengths or {})
         # What the run had; the arrays are now one for each layer.
