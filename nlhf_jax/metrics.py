@@ -42,7 +42,8 @@ class MetricWriter:
         place = epath.Path(directory)
         place.mkdir(parents=True, exist_ok=True)
         path = place / FILE_NAME
-        _drop_lines_after(path, restored_step, again)
+        # Without a checkpoint the run begins anew, with what it says of its data at step 0.
+        _drop_lines_after(path, restored_step or -1, again)
         self._lines = open_to_append(path)
         self._events = _EventFile(place)
         if restored_step:

@@ -32,6 +32,15 @@ def test_every_write_is_a_line_that_is_on_disk_at_once(tmp_path):
     writer.close()
 
 
+def test_a_run_that_begins_anew_says_what_its_data_are_once(tmp_path):
+    for _ in range(2):  # The first attempt is killed before it has a checkpoint.
+        writer = MetricWriter(tmp_path)
+        writer.write(0, "data", {"examples": 24})
+        writer.write(1, "train", {"loss": 1.0})
+        writer.close()
+    assert [line["step"] for line in lines(tmp_path)] == [0, 1]
+
+
 def test_a_continued_run_has_every_step_once(tmp_path):
     writer = MetricWriter(tmp_path)
     for step in (10, 20, 30):

@@ -17,7 +17,7 @@ from nlhf_jax.main import main
 from tests.buckets import Bucket
 from tests.end_to_end.conftest import LENGTHS, RATER_LENGTHS, TINY, Workplace, start
 
-STEPS = 24
+STEPS = 12
 
 
 def _chain(sft: str, votes: str, vocabulary: str) -> str:
@@ -77,7 +77,7 @@ def _metrics(bucket: Bucket, stage: str) -> list[dict]:
 def _stop(process: subprocess.Popen, bucket: Bucket, stage: str, number: int) -> int:
     """Sends a signal once a stage has a few lines of metrics; returns the exit code."""
     while process.poll() is None:
-        if len(_metrics(bucket, stage)) > 7:
+        if len(_metrics(bucket, stage)) > 4:
             process.send_signal(number)
             break
         time.sleep(0.02)
