@@ -31,8 +31,9 @@ class MetricWriter:
 
     Args:
       directory: the stage's directory.
-      restored_step: the step that the run continues from. What an earlier attempt wrote about later
-        steps goes, so that every step stands there once.
+      restored_step: the step that the run continues from, 0 where it begins. What an earlier
+        attempt wrote about later steps goes, so that every step stands there once; where the run
+        begins, all of it.
       again: a split that will be written at `restored_step` once more.
     """
 
@@ -42,12 +43,11 @@ class MetricWriter:
         place = epath.Path(directory)
         place.mkdir(parents=True, exist_ok=True)
         path = place / FILE_NAME
-        # Without a checkpoint the run begins anew, with what it says of its data at step 0.
-        _drop_lines_after(path, restored_step or -1, again)
+        last_kept = restored_step or -1  # step 0 has numbers too: about the data
+        _drop_lines_after(path, last_kept, again)
         self._lines = open_to_append(path)
         self._events = _EventFile(place)
-        if restored_step:
-            self._events.forget_after(restored_step)
+        self._events.forget_after(last_kept)
 
     def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
         """Writes the metrics of `split` ("train", "validation", ...) at `step`."""

@@ -89,7 +89,7 @@ def training_loop(
         run = _Run(learner, epath.Path(workdir), steps, description, checkpoints, guards, stack)
         state, first_step = run.start()
         if first_step == steps and not run.owes_evaluation:
-            run.progress.message(f"has all its {steps} steps already")
+            run.end_again()
             return state
         run.open_metrics(first_step, data_metrics)
         stop = stack.enter_context(StopSignal())
@@ -308,6 +308,12 @@ class _Run:
         last = "".join(f", {name} {value:.4g}" for name, value in evaluation.items())
         took = duration(time.time() - self._started)
         self.progress.message(f"{self._steps} steps in {took}{last}")
+
+    def end_again(self) -> None:
+        """Of a run that had ended, or was killed after its last save: there timing is missing."""
+        self.progress.message(f"has all its {self._steps} steps already")
+        if not (self._workdir / TIMING_FILE).exists():
+            _write_timing(self._workdir, self._started, self._steps, self._steps, self._clock)
 
 
 def mean_metrics(learner: Any, state: Any, eval_batches: Iterable[Batch]) -> dict[str, float]:

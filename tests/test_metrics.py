@@ -58,12 +58,23 @@ def test_a_continued_run_has_every_step_once(tmp_path):
     ]
 
 
-def test_tensorboard_reads_the_events_and_forgets_what_was_done_again(tmp_path, monkeypatch):
+@pytest.fixture
+def events(monkeypatch):
+    """What TensorBoard reads in a directory: `events(directory, tag)`, pairs of step and value."""
     # TensorBoard's own switch for reading without TensorFlow, which takes seconds to import.
     notf = types.ModuleType("tensorboard.compat.notf")
     monkeypatch.setitem(sys.modules, "tensorboard.compat.notf", notf)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    def read(directory, tag):
+        accumulator = EventAccumulator(str(directory))
+        accumulator.Reload()
+        return [(event.step, event.value) for event in accumulator.Scalars(tag)]
+
+    return read
+
+
+def test_tensorboard_reads_the_events_and_forgets_what_was_done_again(tmp_path, events):
     writer = MetricWriter(tmp_path)
     for step in (10, 20, 30):
         writer.write(step, "train", {"loss": float(step)})
@@ -71,13 +82,22 @@ def test_tensorboard_reads_the_events_and_forgets_what_was_done_again(tmp_path, 
     writer = MetricWriter(tmp_path, restored_step=20)
     writer.write(30, "train", {"loss": -1.0})
     writer.close()
-    events = EventAccumulator(str(tmp_path))
-    events.Reload()
-    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [
-        (10, 10.0),
-        (20, 20.0),
-        (30, -1.0),
+    assert events(tmp_path, "train/loss") == [(10, 10.0), (20, 20.0), (30, -1.0)]
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_with_no_lines(tmp_path, events):
+    """Step 0 has numbers about the data, which a second start writes again."""
+    for attempt in (1.0, 2.0):
+        writer = MetricWriter(tmp_path, restored_step=0)
+        writer.write(0, "data", {"examples": attempt})
+        writer.write(10, "train", {"loss": attempt})
+        writer.close()
+    assert lines(tmp_path) == [
+        {"step": 0, "split": "data", "examples": 2.0},
+        {"step": 10, "split": "train", "loss": 2.0},
     ]
+    assert events(tmp_path, "data/examples") == [(0, 2.0)]
+    assert events(tmp_path, "train/loss") == [(10, 2.0)]
 
 
 def test_what_was_written_is_on_disk_whatever_happens_to_the_process_then(tmp_path):

@@ -56,6 +56,14 @@ def by_hand(steps):
     return state, losses
 
 
+def test_a_run_that_was_killed_after_its_last_save_has_its_timing_when_started_again(tmp_path):
+    run(tmp_path, steps=4)
+    (tmp_path / "timing.json").unlink()
+    run(tmp_path, steps=4)
+    timing = json.loads((tmp_path / "timing.json").read_text())
+    assert (timing["first_step"], timing["steps"], timing["steps_per_second"]) == (4, 4, None)
+
+
 def test_the_loop_takes_the_learners_steps_on_the_batches_in_order(tmp_path):
     state, losses = by_hand(12)
     assert_same(run(tmp_path, 12), state)
