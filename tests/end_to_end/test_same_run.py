@@ -43,7 +43,9 @@ def place(trained, tmp_path) -> Workplace:
 
 
 def files(directory: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    """All but the lock, which says who had it last."""
+    found = (path for path in directory.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path: path.read_bytes() for path in found}
 
 
 def record(place: Workplace, workdir: str = "policy") -> dict:
