@@ -220,10 +220,14 @@ def _sealed(directory: epath.Path) -> type:
     base: Any = ocp.path.atomicity_defaults.get_default_temporary_path_class(directory)
 
     class Sealed(base):
+        _metadata: Any = None
+
         @classmethod
-        def from_final(cls, final_path, **options):
-            # Or Orbax changes its metadata once more, after the checksums were taken.
-            return super().from_final(final_path, **options | {"checkpoint_metadata_store": None})
+        def from_final(cls, final_path, *, checkpoint_metadata_store=None, **options):
+            # The base class would change the metadata once more, after the checksums were taken.
+            path = super().from_final(final_path, **options)
+            path._metadata = checkpoint_metadata_store
+            return path
 
         async def create(self) -> epath.Path:
             path = await super().create()
@@ -234,6 +238,8 @@ def _sealed(directory: epath.Path) -> type:
         async def finalize(self) -> None:
             is_step = self.get_final().parent == directory  # else an item's, inside of it
             if is_step:
+                if self._metadata is not None:  # A thread of Orbax's may still write them.
+                    await asyncio.to_thread(self._metadata.wait_until_finished)
                 await asyncio.to_thread(_check_and_seal, self.get())
             await super().finalize()
             if is_step:

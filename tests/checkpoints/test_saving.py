@@ -2,12 +2,14 @@
 
 import dataclasses
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from orbax.checkpoint._src.metadata import checkpoint as orbax_metadata
 
 from nlhf_jax import checkpoints
 from nlhf_jax.checkpoints import Checkpoints
@@ -162,6 +164,22 @@ def test_an_asynchronous_save_is_not_touched_by_the_steps_after_it(tmp_path):
         state = step(state)
     manager.close()
     assert_same(checkpoints.load(tmp_path).params, expected["params"])
+
+
+def test_a_step_is_sealed_after_all_that_orbax_writes_into_it(tmp_path, monkeypatch):
+    """Its metadata come from a thread of their own: on a busy machine late."""
+    update = orbax_metadata._MetadataStoreImpl.update
+
+    def late(*arguments, **values):
+        time.sleep(0.5)
+        update(*arguments, **values)
+
+    monkeypatch.setattr(orbax_metadata._MetadataStoreImpl, "update", late)
+    state = make_state()
+    save(tmp_path, 1, 2, state=state)
+    assert "item_handlers" in (tmp_path / "checkpoints" / "2" / "_CHECKPOINT_METADATA").read_text()
+    assert_same(restore(tmp_path, state)[0], state)
+    assert not (tmp_path / "damaged").exists()
 
 
 def test_an_unfinished_save_is_ignored_and_cleared_away(tmp_path):

@@ -137,7 +137,7 @@ def _tldr(place: Place, workdir: Path) -> list[str]:
         "FILES_DIR": str(place.input("tldr")),
         "VOCABULARY": str(TLDR_MINI_MODEL),
         "SHORT_TEMPLATE": True,
-        "TASK_FEATURE_LENGTHS": LENGTHS,
+        "TASK_FEATURE_LENGTHS": LENGTHS | {"inputs": 48},  # the form of a post is 35 tokens
         "TRAIN_STEPS": 6,
         "BATCH_SIZE": 4,
         "CHECKPOINT_PERIOD": 3,
