@@ -35,7 +35,7 @@ def ending(workdir: Path) -> dict[str, str]:
     for path in sorted(workdir.rglob("*")) if workdir.exists() else []:
         inside = path.relative_to(workdir).as_posix()
         if path.name == "checkpoints" and path.is_dir():
-            found |= {f"{inside}: {name}": value for name, value in _checkpoints(path)}
+            found |= {f"{inside}: {name}": value for name, value in _checkpoints(path, workdir)}
         elif "checkpoints/" not in inside and path.is_file():
             found |= _file(path, inside, workdir)
     return found
@@ -85,7 +85,7 @@ def _timeless(value: Any) -> str:
     return text if len(text) < 200 else hashlib.sha256(text.encode()).hexdigest()
 
 
-def _checkpoints(directory: Path) -> Iterator[tuple[str, str]]:
+def _checkpoints(directory: Path, workdir: Path) -> Iterator[tuple[str, str]]:
     """The last step with all its arrays, and what else stands in the directory."""
     steps = sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit())
     for path in directory.iterdir():
@@ -98,8 +98,8 @@ def _checkpoints(directory: Path) -> Iterator[tuple[str, str]]:
     last = directory / str(steps[-1])
     yield STEPS, str(steps)
     yield "last step", str(steps[-1])
-    description = json.loads((last / "description" / "metadata").read_text())
-    yield "description", _timeless(description)
+    description = (last / "description" / "metadata").read_text().replace(str(workdir), "WORKDIR")
+    yield "description", _timeless(json.loads(description))
     for name, array in arrays(last / "state").items():
         text = f"{array.dtype} {array.shape} ".encode() + array.tobytes()
         yield name, hashlib.sha256(text).hexdigest()

