@@ -5,12 +5,12 @@ import json
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tests.drill import damages, disks, kills
 from tests.drill.children import Server
-from tests.drill.jobs import JOBS, Place
+from tests.drill.jobs import JOBS, Job, Place
 from tests.drill.kills import Undisturbed
 
 RESULTS = "results.jsonl"
@@ -20,18 +20,31 @@ _KILLS_OF_A_RUN = (1, 2, 3)
 class Drill:
     """One drill in its directory; what it did before is kept."""
 
-    def __init__(self, directory: Path, seed: int, jobs: Sequence[str] = tuple(JOBS)):
+    def __init__(
+        self, directory: Path, seed: int, jobs: Sequence[str] = tuple(JOBS), workers: int = 1
+    ):
         self.place = Place(directory.resolve())
         self.place.write_inputs()
         self._seed = seed
         self._results = self.place.directory / RESULTS
         self._lock = threading.Lock()
         self._server = Server(self.place.directory / "compiled")
-        self.whole: dict[str, Undisturbed] = {}
-        for name in _with_needs(jobs):
-            begin = time.monotonic()
-            self.whole[name] = kills.undisturbed(self._server, self.place, JOBS[name])
-            print(f"undisturbed: {name} ({time.monotonic() - begin:.1f} s)", flush=True)
+        self._workers = workers
+        names = _with_needs(jobs)
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            found: dict[str, concurrent.futures.Future[Undisturbed]] = {}
+            for name in names:  # Those before it have been begun.
+                found[name] = pool.submit(self._undisturbed, JOBS[name], found)
+            self.whole = {name: found[name].result() for name in names}
+
+    def _undisturbed(
+        self, job: Job, found: Mapping[str, concurrent.futures.Future[Undisturbed]]
+    ) -> Undisturbed:
+        concurrent.futures.wait([found[need] for need in job.needs])
+        begin = time.monotonic()
+        whole = kills.undisturbed(self._server, self.place, job)
+        print(f"undisturbed: {job.name} ({time.monotonic() - begin:.1f} s)", flush=True)
+        return whole
 
     def rows(self) -> list[dict]:
         """All results so far."""
@@ -40,7 +53,7 @@ class Drill:
         lines = self._results.read_text().splitlines()
         return [json.loads(line) for line in lines if line.endswith("}")]
 
-    def kill(self, count: int, jobs: Sequence[str], workers: int = 1) -> None:
+    def kill(self, count: int, jobs: Sequence[str]) -> None:
         """Kills at least `count` times in all."""
 
         def case(name: str, number: int) -> dict:
@@ -59,9 +72,9 @@ class Drill:
             for name, number in kills.plan(10 * count, self._seed)
             if name in jobs
         )
-        self._run("kill", todo, lambda: killed() >= count, workers)
+        self._run("kill", todo, lambda: killed() >= count)
 
-    def damage(self, count: int, workers: int = 1) -> None:
+    def damage(self, count: int) -> None:
         """`count` damages."""
 
         def case(number: int, what: tuple[str, ...]) -> dict | None:
@@ -77,9 +90,9 @@ class Drill:
             for number, what in enumerate(damages.plan(3 * count, self._seed))
             if what[1] in self.whole
         )
-        self._run("damage", todo, lambda: damaged() >= count, workers)
+        self._run("damage", todo, lambda: damaged() >= count)
 
-    def disks(self, workers: int = 1, count: int | None = None) -> None:
+    def disks(self, count: int | None = None) -> None:
         """All faults of disks, or the first `count`, that this machine lets us make."""
         cannot = {
             "fill": disks.can_mount(self.place.directory),
@@ -99,7 +112,7 @@ class Drill:
             (f"disk/{'/'.join(case[:2])}/{number}", lambda n=number, case=case: run(n, case))
             for number, case in enumerate(cases[:count])
         )
-        self._run("disk", todo, lambda: False, workers)
+        self._run("disk", todo, lambda: False)
 
     def _directory(self, kind: str, number: int) -> Path:
         return self.place.directory / "cases" / kind / str(number)
@@ -109,7 +122,6 @@ class Drill:
         family: str,
         todo: Iterable[tuple[str, Callable[[], dict | None]]],
         enough: Callable[[], bool],
-        workers: int,
     ) -> None:
         done = {row["case"] for row in self.rows()}
         todo = iter([(name, case) for name, case in todo if name not in done])
@@ -134,8 +146,8 @@ class Drill:
                     lines.write(json.dumps(row) + "\n")
                 print(f"{name} ({row['seconds']} s): {row['why'] or 'good'}", flush=True)
 
-        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-            for future in [pool.submit(work) for _ in range(workers)]:
+        with concurrent.futures.ThreadPoolExecutor(self._workers) as pool:
+            for future in [pool.submit(work) for _ in range(self._workers)]:
                 future.result()
 
 

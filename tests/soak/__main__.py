@@ -18,15 +18,15 @@ from tests.drill.jobs import JOBS, Place
 from tests.soak import sampling
 from tests.soak.flatness import Flatness, flatness
 
-# Growth an hour that counts as none: a run of a week grows by less than 2 GB, and slows down by
-# less than a factor of 5.
+# Growth an hour that counts as none: a run of a week takes less than 2 GB more. Of time, what half
+# an hour on a machine with other work can tell.
 BOUNDS = {
     "memory, MB": 10.0,
     "open files": 1.0,
     "threads": 1.0,
     "disk but metrics, MB": 1.0,
-    "CPU of a step, ms": 0.01,  # of its level
-    "time of a step, ms": 0.01,
+    "CPU of a step, ms": 0.05,  # of its level
+    "time of a step, ms": 0.05,
 }
 _WARM_UP = 0.2  # of the time
 # About two checkpoints a minute, many for a run of days: each leaves 190 kB in the process, lists
