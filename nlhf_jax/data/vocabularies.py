@@ -9,7 +9,7 @@ import io
 import os
 import re
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import sentencepiece
 from etils import epath
@@ -31,7 +31,10 @@ _SENTINEL = re.compile(r"▁?<extra_id_\d+>")
 TLDR_MINI_MODEL = importlib.resources.files("nlhf_jax.data.tldr_mini") / "tldr_mini.model"
 
 
-_RESERVED = dict.fromkeys((0, 0x2047, 0x2585), " ")  # SentencePiece's own, and NUL
+# What the trainer would leave out without a word: texts longer than that, and those with its own
+# characters or NUL.
+_MOST_BYTES = 1 << 20
+_RESERVED = dict.fromkeys((0, 0x2047, 0x2585), " ")
 
 
 class Vocabulary:
@@ -126,6 +129,14 @@ def without_sentinels(model_bytes: bytes) -> bytes:
     return proto.SerializeToString()
 
 
+def _readable(texts: Iterable[str]) -> Iterator[str]:
+    """The texts in parts that the trainer reads."""
+    most = _MOST_BYTES // 4  # characters, of up to four bytes
+    for text in texts:
+        text = text.translate(_RESERVED)
+        yield from (text[start : start + most] for start in range(0, len(text), most))
+
+
 @functools.cache
 def tldr_mini_vocabulary() -> Vocabulary:
     """The vocabulary of `tldr_mini`; it ships with the package."""
@@ -148,12 +159,10 @@ def train_vocabulary(
     """
     letters = string.ascii_lowercase if fold_case else string.ascii_letters
     model = io.BytesIO()
-    # The trainer leaves out texts with these, without a word.
-    readable = (text.translate(_RESERVED) for text in texts)
     try:
         sentencepiece.SentencePieceTrainer.Train(
-            sentence_iterator=readable,
-            max_sentence_length=1 << 30,  # bytes; longer ones would be left out without a word
+            sentence_iterator=_readable(texts),
+            max_sentence_length=_MOST_BYTES,
             model_writer=model,
             vocab_size=size,
             model_type="unigram",
