@@ -36,14 +36,17 @@ def target(beta):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPPONENTS)
 def test_the_learner_reaches_the_fixed_point_of_its_algorithm(name):
-    """The whole learner, from rollouts to optimiser, against the exact solution of its game."""
+    """The whole learner, from rollouts to optimiser, against the exact solution of its game.
+
+    With half as many rows one seed of three was still on its way.
+    """
     game = sequence_game().game
     found = learn(
         sequence_game(),
         OPPONENTS[name],
         steps=500,
         record_every=250,
-        batch_size=256,
+        batch_size=512,
         learning_rate=4e-3,
     )
     metrics, policy = found.metrics["last"], found.log_policies["last"]
