@@ -112,7 +112,7 @@ class Server:
         process.start()
         return process
 
-    def run(self, *arguments, patience: float = 240.0, **settings) -> int | None:
+    def run(self, *arguments, patience: float = 300.0, **settings) -> int | None:
         """`start` to its end: the exit code, or None if it hangs and was ended."""
         process = self.start(*arguments, **settings)
         process.join(patience)

@@ -15,7 +15,6 @@ from tests.drill.jobs import JOBS, WORK, Job, Place
 
 SHARE_OF_SIGTERM = 0.25
 _KILLED = (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM)
-_PATIENCE = 120.0  # seconds, for runs of three
 _LONGEST_DELAY = 0.06  # between an event and the kill
 _LONGEST_COMPILATION = 2.0
 
@@ -95,13 +94,14 @@ def undisturbed(server: Server, place: Place, job: Job) -> Undisturbed:
             raise RuntimeError(f"{job.name} fails undisturbed: {log.read_text()}")
         log = workdir.parent / "traced_log"
         calls = tuple(calls_of(job))
-        code = server.run(job.arguments(place, traced), traced, log, trace=trace, calls=calls)
-        if code:
+        arguments = job.arguments(place, traced)
+        code = server.run(arguments, traced, log, trace=trace, calls=calls, patience=900.0)
+        if code != 0:
             raise RuntimeError(f"{job.name} fails in a child of the server: {log.read_text()}")
         end = endings.ending(workdir)
         differ = endings.differences(end, endings.ending(traced))
         if differ:
-            raise RuntimeError(f"{job.name} is not the same in a child of the server: {differ}")
+            raise RuntimeError(f"{job.name} is not the same in a child: {some(differ)}")
         kept.write_text(json.dumps({"ending": end} | json.loads(trace.read_text())))
         shutil.rmtree(traced)
     return Undisturbed(**json.loads(kept.read_text()))
@@ -141,7 +141,9 @@ def draw(job: Job, whole: Undisturbed, rng: random.Random) -> tuple[Moment, str]
             delay = rng.uniform(0, _LONGEST_COMPILATION)
         count = rng.randint(1, whole.calls[what])
         return Moment("call", what, count, delay, action, compiles), where
-    return Moment("time", delay=rng.uniform(0.05, whole.seconds), action=action), "anywhere"
+    # Rather early: what was traced took longer, and compiled its programs.
+    delay = 0.05 + whole.seconds * rng.random() ** 2
+    return Moment("time", delay=delay, action=action), "anywhere"
 
 
 def kill(
@@ -163,7 +165,7 @@ def kill(
     refusal = "is there already" if job.name.startswith("convert") else None
     for number, (moment, where) in enumerate(moments):
         log = directory / f"log{number}"
-        code = server.run(arguments, workdir, log, moment, patience=_PATIENCE)
+        code = server.run(arguments, workdir, log, moment)
         if code in _KILLED:
             kills.append(dataclasses.asdict(moment) | {"where": where, "code": code})
         ended = code == 0
@@ -172,7 +174,7 @@ def kill(
             break
     if not why and not ended:
         log = directory / "log"
-        code = server.run(arguments, workdir, log, patience=_PATIENCE)
+        code = server.run(arguments, workdir, log)
         why = fault(code, log, refusal=refusal)
     if not why:
         differ = endings.differences(whole.ending, endings.ending(workdir))
