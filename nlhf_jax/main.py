@@ -6,6 +6,7 @@ exits with 3, one that SIGTERM stopped with 143, one that Ctrl-C stopped with 13
 
 import argparse
 import difflib
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -53,6 +54,11 @@ _EXAMPLES = {
 }
 
 
+# A disk that is full or read-only, whichever file finds it out. By its words: gin wraps an error in
+# one of the same class without a number.
+_NO_ROOM = tuple(f"[Errno {number}]" for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one job; returns the exit code."""
     try:
@@ -76,6 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code, kind = 2, "error: "
         elif hasattr(error, "exit_code"):  # The training loop's: it diverged, or was preempted.
             code, kind = error.exit_code, ""
+        elif isinstance(error, OSError) and str(error).startswith(_NO_ROOM):
+            code, kind = 2, "error: cannot write, the same command continues once this is mended: "
         else:
             raise
         from nlhf_jax import configuration

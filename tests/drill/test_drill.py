@@ -52,6 +52,9 @@ def test_the_drill_notices_another_end(drill, tmp_path):
     """One bit of the last state, or one digit of the metrics."""
     begin(JOBS["sft"], drill.place, tmp_path / "work")
     shutil.copytree(drill.place.undisturbed("sft"), tmp_path / "work")
+    record = tmp_path / "work" / "run.json"  # which names its own directory
+    undisturbed = str(drill.place.undisturbed("sft"))
+    record.write_text(record.read_text().replace(undisturbed, str(tmp_path / "work")))
     whole = drill.whole["sft"].ending
     assert not endings.differences(whole, endings.ending(tmp_path / "work"))
     metrics = tmp_path / "work" / "metrics.jsonl"
