@@ -17,7 +17,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax looks for files that we do not write
-_TIMES = {"seconds", "started", "steps_per_second", "saved_at", "time"}
+# Of JSON: times, and where a directory was before it was copied.
+_LEFT_OUT = {"seconds", "started", "steps_per_second", "saved_at", "time", "workdir"}
 STEPS = "steps that stay"
 _NOT_COMPARED = (
     "commit_success.txt",  # Orbax's, with the time
@@ -78,7 +79,7 @@ def _file(path: Path, inside: str, workdir: Path) -> dict[str, str]:
 def _timeless(value: Any) -> str:
     def without(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: without(one) for key, one in value.items() if key not in _TIMES}
+            return {key: without(one) for key, one in value.items() if key not in _LEFT_OUT}
         return [without(one) for one in value] if isinstance(value, list) else value
 
     text = json.dumps(without(value), sort_keys=True)
