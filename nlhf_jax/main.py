@@ -54,9 +54,12 @@ _EXAMPLES = {
 }
 
 
-# A disk that is full or read-only, whichever file finds it out. By its words: gin wraps an error in
-# one of the same class without a number.
-_NO_ROOM = tuple(f"[Errno {number}]" for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
+# A disk that is full, read-only or not ours to write, whichever file finds it out. By its words:
+# gin wraps an error in one of the same class without a number.
+_CANNOT_WRITE = tuple(
+    f"[Errno {number}]"
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EPERM, errno.EACCES)
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code, kind = 2, "error: "
         elif hasattr(error, "exit_code"):  # The training loop's: it diverged, or was preempted.
             code, kind = error.exit_code, ""
-        elif isinstance(error, OSError) and str(error).startswith(_NO_ROOM):
+        elif isinstance(error, OSError) and str(error).startswith(_CANNOT_WRITE):
             code, kind = 2, "error: cannot write, the same command continues once this is mended: "
         else:
             raise
