@@ -134,6 +134,7 @@ def convert(options: argparse.Namespace) -> None:
             vocabulary=options.vocabulary,
             kind=options.kind,
             feature_lengths=options.feature_lengths,
+            prompt_form=options.prompt_form,
         )
     )
 

@@ -265,6 +265,11 @@ def _convert_parser() -> _Parser:
         metavar="NAME=N,...",
         help="to nlhf: tokens with EOS, for example inputs=512,targets=64",
     )
+    add(
+        "--prompt_form",
+        metavar="FORM",
+        help="to nlhf: what stands around each prompt, such as '{prompt} TL;DR:'",
+    )
     _add_modules(parser)
     return parser
 

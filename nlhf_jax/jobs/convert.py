@@ -13,6 +13,7 @@ from nlhf_jax.checkpoints.interop import huggingface, t5x
 from nlhf_jax.checkpoints.networks import check_rows, describe_as, shapes
 from nlhf_jax.checkpoints.opening import open_checkpoint
 from nlhf_jax.checkpoints.stored import StoredCheckpoint
+from nlhf_jax.data.prompts import PromptForm, form_of
 from nlhf_jax.data.templates import rater_segments, reward_segments
 from nlhf_jax.data.vocabularies import Vocabulary
 from nlhf_jax.errors import UserError
@@ -24,6 +25,16 @@ KINDS = ("policy", "preference", "reward")
 DTYPES = ("float32", "bfloat16")
 _LENGTHS = {"policy": ("inputs", "targets"), "preference": ("text", "summary")}
 _LENGTHS["reward"] = _LENGTHS["preference"]
+_CONTENTS = (  # of a description, all that stays true of a copy
+    "kind",
+    "model",
+    "feature_lengths",
+    "rater_template",
+    "rater_labels",
+    "prompt_form",
+    "trained_against",
+    "vocabulary",
+)
 
 
 def convert(
@@ -35,6 +46,7 @@ def convert(
     vocabulary: str | None = None,
     kind: str = "policy",
     feature_lengths: Mapping[str, int] | None = None,
+    prompt_form: str | None = None,
 ) -> str:
     """Writes a checkpoint in another format; returns a sentence about what was written.
 
@@ -52,6 +64,8 @@ def convert(
       kind: to nlhf from a foreign format: what it is, one of `KINDS`.
       feature_lengths: to nlhf from a foreign format: tokens with EOS, "inputs" and "targets" of a
         policy, "text" and "summary" of a rater.
+      prompt_form: to nlhf from a foreign format: what stands around a prompt's text
+        (`data.prompts.PromptForm.form`).
 
     Raises:
       UserError: the checkpoint cannot be read, the output is there already, or something is missing
@@ -77,7 +91,9 @@ def convert(
 
     target = epath.Path(output)
     if to == "nlhf":
-        description = _description(found, vocabulary_bytes, kind, feature_lengths or {})
+        description = _description(
+            found, vocabulary_bytes, kind, feature_lengths or {}, form_of(prompt_form)
+        )
         # What the run had; the arrays are now one for each layer.
         description |= {"model": description["model"] | {"scan_layers": False}}
         # Not beside other steps: a run there would continue from this one, without its optimiser.
@@ -110,10 +126,10 @@ def _description(
     vocabulary_bytes: bytes | None,
     kind: str,
     feature_lengths: Mapping[str, int],
+    form: PromptForm,
 ) -> dict:
     if found.description is not None:
-        names = ("kind", "model", "feature_lengths", "rater_template", "rater_labels", "vocabulary")
-        return {name: found.description[name] for name in names}
+        return {name: found.description.get(name) for name in _CONTENTS}
     if vocabulary_bytes is None:
         raise UserError(
             f"the checkpoint {found.path} ({found.format}) holds no vocabulary: name the "
@@ -134,6 +150,7 @@ def _description(
         words,
         rater_segments(words),
         reward_segments(words),
+        form.form,
     )
 
 

@@ -105,6 +105,8 @@ def test_ours_to_ours_keeps_what_it_says_of_itself_and_drops_the_optimiser(tmp_p
         "feature_lengths": RATER_LENGTHS,
         "rater_template": rater_segments(WORDS).segments,
         "rater_labels": WORDS.rater_labels(),
+        "prompt_form": "{prompt} TL;DR:",
+        "trained_against": {"path": "elsewhere"},
     }
     source = write_ours(tmp_path / "source", network, params, **described)
     convert(str(source), str(tmp_path / "there"), "nlhf")
@@ -114,8 +116,7 @@ def test_ours_to_ours_keeps_what_it_says_of_itself_and_drops_the_optimiser(tmp_p
     )
     assert after["model"].pop("scan_layers") is False
     assert before["model"].pop("scan_layers") is scanned
-    names = {"kind", "feature_lengths", "rater_template", "rater_labels", "vocabulary", "step"}
-    assert {n: after[n] for n in names | {"model"}} == {n: before[n] for n in names | {"model"}}
+    assert {name: after[name] for name in before} == before
     step = tmp_path / "there" / "checkpoints" / str(STEP)
     check_state_files(epath.Path(step) / "state")
     assert not list(step.rglob("*opt_state*")) and not list(step.rglob("*average*"))
@@ -151,10 +152,11 @@ def test_what_a_foreign_checkpoint_does_not_say_is_what_the_user_says(
     network = tiny_checkpoints.model()
     there = write(tmp_path, "t5x", network, tiny.params(network, 1))
     options = {"vocabulary": vocabulary, "kind": kind, "feature_lengths": lengths}
+    options["prompt_form"] = "{prompt} TL;DR:"
     convert(str(there), str(tmp_path / "back"), "nlhf", **options)
     wanted = checkpoints.describe(
         **{"model": network.description(), "vocabulary_bytes": WORDS.model_bytes}
-        | {"feature_lengths": lengths}
+        | {name: options[name] for name in ("feature_lengths", "prompt_form")}
         | {"kind": said["kind"]}
         | {name: said[name] for name in ("rater_template", "rater_labels")}
     )
