@@ -76,6 +76,7 @@ class Checkpoints:
         self.directory = absolute(directory) / DIRECTORY
         self._best = {"metric": best_metric, "mode": best_mode}
         self.set_aside: list[str] = []
+        self._policy = _LatestAndBest(self.directory, keep, self._best)
         # Orbax's own choice of format (OCDBT, zarr, zstd) was measured to be the fastest for small
         # models as well: it packs hundreds of small arrays into a few files. For T5 1.1 Large it
         # took half as much memory again as the arrays, files of their own a third.
@@ -83,7 +84,7 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
-                    preservation_policy=_LatestAndBest(self.directory, keep, self._best),
+                    preservation_policy=self._policy,
                     enable_async_checkpointing=asynchronous,
                     cleanup_tmp_directories=True,
                     # Where a directory cannot be made, what waits for it would wait for minutes.
@@ -156,6 +157,7 @@ class Checkpoints:
         """The latest whole checkpoint as `(state, data_position)`, or None where there is none.
 
         Damaged ones after it are moved to `damaged/` beside `checkpoints/`; `set_aside` says so.
+        Older ones that a process was killed before it had removed are removed.
 
         Args:
           abstract_state: pytree of `jax.ShapeDtypeStruct` with shardings: where each array goes.
@@ -172,6 +174,9 @@ class Checkpoints:
         _check_same_arrays(path, abstract_state)
         with damage_is_one_error(path):
             state = _restore(path, abstract_state)
+        with failure_is_one_error(self.directory):
+            for old in self._policy.not_kept(sorted(self._manager.all_steps())):
+                self._manager.delete(old)
         return state, description["data_position"]
 
     def wait(self) -> None:
@@ -263,17 +268,23 @@ class _LatestAndBest:
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         for checkpoint in checkpoints:
-            if checkpoint.step not in self._metrics:
-                self._metrics[checkpoint.step] = self._read(checkpoint)
+            if checkpoint.metrics is not None:  # of this process
+                self._metrics.setdefault(checkpoint.step, checkpoint.metrics)
         steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = {*steps[-self._keep :], best_step({s: self._metrics[s] for s in steps}, self._best)}
-        return [step in kept for step in steps]
+        leaving = self.not_kept(steps)
+        return [step not in leaving for step in steps]
 
-    def _read(self, checkpoint: Any) -> Mapping[str, float]:
-        if checkpoint.metrics is not None:  # of this process
-            return checkpoint.metrics
+    def not_kept(self, steps: Sequence[int]) -> list[int]:
+        """Those of the steps, which ascend, that may go."""
+        for step in steps:
+            if step not in self._metrics:
+                self._metrics[step] = self._read(step)
+        kept = {*steps[-self._keep :], best_step({s: self._metrics[s] for s in steps}, self._best)}
+        return [step for step in steps if step not in kept]
+
+    def _read(self, step: int) -> Mapping[str, float]:
         try:
-            return read_step_description(self._directory / str(checkpoint.step))["metrics"]
+            return read_step_description(self._directory / str(step))["metrics"]
         except UserError:  # half deleted by a run that was killed, not saved yet, or damaged
             return {}
 

@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, self-describing, and plain about what is wrong with them."""
 
+import contextlib
 import dataclasses
 import shutil
 import time
@@ -201,6 +202,20 @@ def test_a_half_deleted_old_step_disturbs_nobody(tmp_path):
     assert checkpoints.load(f"{tmp_path}#best").step == 3
     save(tmp_path, (4, metrics), keep=2, best_metric="accuracy")
     assert steps_in(tmp_path) == [3, 4]
+
+
+@pytest.mark.parametrize("gone", ["description", "state", "commit_success.txt", None])
+def test_who_continues_a_killed_run_ends_its_deletion_of_old_steps(tmp_path, gone):
+    """Also where nothing is left to be saved: a killed run may have had all its steps."""
+    save(tmp_path, *((step, {"accuracy": -step}) for step in (1, 2, 3)), best_metric="accuracy")
+    if gone == "commit_success.txt":
+        (tmp_path / "checkpoints" / "2" / gone).unlink()
+    elif gone is not None:
+        shutil.rmtree(tmp_path / "checkpoints" / "2" / gone)
+    assert steps_in(tmp_path) == [1, 2, 3]
+    with contextlib.closing(Checkpoints(tmp_path, keep=1, best_metric="accuracy")) as files:
+        files.restore_latest(abstract(make_state()))
+    assert steps_in(tmp_path) == [1, 3]  # 1 is the best
 
 
 def test_where_there_is_no_checkpoint_one_sentence_says_what_is_there(tmp_path):

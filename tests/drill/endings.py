@@ -100,10 +100,16 @@ def _checkpoints(directory: Path, workdir: Path) -> Iterator[tuple[str, str]]:
     yield STEPS, str(steps)
     yield "last step", str(steps[-1])
     description = (last / "description" / "metadata").read_text().replace(str(workdir), "WORKDIR")
-    yield "description", _timeless(json.loads(description))
+    # What was found about the step after a stop stands beside it, and replaces the same entries.
+    later = json.loads(_content(last / "evaluation.json", '{"content": "{}"}'))["content"]
+    yield "description", _timeless(json.loads(description) | json.loads(later))
     for name, array in arrays(last / "state").items():
         text = f"{array.dtype} {array.shape} ".encode() + array.tobytes()
         yield name, hashlib.sha256(text).hexdigest()
+
+
+def _content(path: Path, instead: str) -> str:
+    return path.read_text() if path.exists() else instead
 
 
 def arrays(state: Path) -> dict[str, np.ndarray]:
