@@ -18,6 +18,7 @@ from nlhf_jax.data.templates import rater_segments, reward_segments
 from nlhf_jax.data.vocabularies import Vocabulary
 from nlhf_jax.errors import UserError
 from nlhf_jax.files import absolute
+from nlhf_jax.jobs import run_record
 from nlhf_jax.models import registry
 
 FORMATS = ("nlhf", "t5x", "t5x_orbax", "huggingface")
@@ -97,7 +98,9 @@ def convert(
         # What the run had; the arrays are now one for each layer.
         description |= {"model": description["model"] | {"scan_layers": False}}
         # Not beside other steps: a run there would continue from this one, without its optimiser.
-        _check_new(target / checkpoints.DIRECTORY)
+        # What a conversion left that was killed, Orbax clears away.
+        begun = not (target / run_record.FILE_NAME).exists()
+        _check_new(target / checkpoints.DIRECTORY, but=".orbax-checkpoint-tmp" if begun else None)
         target = target / checkpoints.DIRECTORY / str(found.step)
         state = {"params": read_to_host(params, dtype)}
         files = checkpoints.Checkpoints(output, keep=1, asynchronous=False, frugal=True)
@@ -154,8 +157,11 @@ def _description(
     )
 
 
-def _check_new(path: epath.Path) -> None:
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+def _check_new(path: epath.Path, but: str | None = None) -> None:
+    """Raises UserError if something is there, `but` names with that ending do not count."""
+    if path.exists() and not (
+        path.is_dir() and all(but and inside.name.endswith(but) for inside in path.iterdir())
+    ):
         raise UserError(f"{path} is there already: choose another --output, or remove it")
 
 

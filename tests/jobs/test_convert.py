@@ -239,6 +239,22 @@ def test_a_run_is_not_written_into(tmp_path):
     assert checkpoints.open_checkpoint(str(run)).step == 3
 
 
+def test_a_conversion_that_was_killed_is_done_again(tmp_path):
+    """But what a training has not saved yet is the training's."""
+    network = tiny_checkpoints.model()
+    params = tiny.params(network, 1)
+    other = write_ours(tmp_path / "other", network, params, step=5)
+    left = tmp_path / "out" / "checkpoints" / "5.orbax-checkpoint-tmp"
+    shutil.copytree(other / "checkpoints" / "5", left)
+    (tmp_path / "out" / "run.json").touch()
+    with pytest.raises(UserError, match="out/checkpoints is there already"):
+        convert(str(other), str(tmp_path / "out"), "nlhf")
+    (tmp_path / "out" / "run.json").unlink()
+    convert(str(other), str(tmp_path / "out"), "nlhf")
+    assert not left.exists()
+    assert_equal(read(tmp_path / "out"), per_layer(params))
+
+
 def test_an_empty_directory_can_be_the_output(tmp_path):
     network = tiny_checkpoints.model()
     params = tiny.params(network, 1)
