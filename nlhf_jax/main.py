@@ -9,10 +9,11 @@ import difflib
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from nlhf_jax import commands
+from nlhf_jax import commands, processes
 from nlhf_jax.errors import UserError, printable
 
 # What takes long to import (JAX, gin, the jobs) is imported by the job that needs it, so that help
@@ -64,6 +65,13 @@ _CANNOT_WRITE = tuple(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one job; returns the exit code."""
+    code = _main(arguments)
+    if code and processes.count() > 1:
+        processes.leave(code)  # Others may wait for what will not come.
+    return code
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     try:
         arguments = sys.argv[1:] if arguments is None else arguments
         options = parse(arguments)
@@ -85,13 +93,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code, kind = 2, "error: "
         elif hasattr(error, "exit_code"):  # The training loop's: it diverged, or was preempted.
             code, kind = error.exit_code, ""
+        elif (sentence := processes.lost(error)) is not None:
+            print(f"nlhf: {printable(sentence)}", file=sys.stderr)
+            return 1
         elif isinstance(error, OSError) and str(error).startswith(_CANNOT_WRITE):
             code, kind = 2, "error: cannot write, the same command continues once this is mended: "
+        elif processes.count() > 1:
+            traceback.print_exc()
+            return 1
         else:
             raise
         from nlhf_jax import configuration
 
-        print(f"nlhf: {kind}{printable(configuration.message(error))}", file=sys.stderr)
+        if processes.is_first() or not isinstance(error, processes.EndedByFirst):
+            print(f"nlhf: {kind}{printable(configuration.message(error))}", file=sys.stderr)
         return code
 
 

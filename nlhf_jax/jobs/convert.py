@@ -17,7 +17,7 @@ from nlhf_jax.data.prompts import PromptForm, form_of
 from nlhf_jax.data.templates import rater_segments, reward_segments
 from nlhf_jax.data.vocabularies import Vocabulary
 from nlhf_jax.errors import UserError
-from nlhf_jax.files import absolute
+from nlhf_jax.files import absolute, write_whole
 from nlhf_jax.jobs import run_record
 from nlhf_jax.models import registry
 
@@ -113,13 +113,12 @@ def convert(
         t5x.check_writable(model.description())
         target = target / f"checkpoint_{found.step}"
         _check_new(target)
-        if to == "t5x":
-            with _written_whole(target) as partial:
-                t5x.write_native(partial, params, found.step, dtype)
-        else:
-            t5x.write_orbax(absolute(output), params, found.step, dtype)
-        if vocabulary_bytes is not None:
-            (epath.Path(output) / "sentencepiece.model").write_bytes(vocabulary_bytes)
+        with _before(epath.Path(output) / "sentencepiece.model", vocabulary_bytes):
+            if to == "t5x":
+                with _written_whole(target) as partial:
+                    t5x.write_native(partial, params, found.step, dtype)
+            else:
+                t5x.write_orbax(absolute(output), params, found.step, dtype)
     count = sum(math.prod(array.shape) for array in flattened(params).values())
     return f"{target}: {count:,} parameters of {found.path} ({found.format}) as {to}, {dtype}"
 
@@ -163,6 +162,22 @@ def _check_new(path: epath.Path, but: str | None = None) -> None:
         path.is_dir() and all(but and inside.name.endswith(but) for inside in path.iterdir())
     ):
         raise UserError(f"{path} is there already: choose another --output, or remove it")
+
+
+@contextlib.contextmanager
+def _before(path: epath.Path, content: bytes | None) -> Iterator[None]:
+    """Writes `content`, if any, so that what is written inside never stands there without it."""
+    is_new, parent_is_new = not path.exists(), not path.parent.exists()
+    if content is not None:
+        write_whole(path, content)
+    try:
+        yield
+    except BaseException:
+        if content is not None and is_new:
+            path.unlink(missing_ok=True)
+            if parent_is_new and path.parent.exists() and not any(path.parent.iterdir()):
+                path.parent.rmdir()
+        raise
 
 
 @contextlib.contextmanager
