@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, TextIO
 
+from nlhf_jax import processes
 from nlhf_jax.errors import UserError, printable, unreadable_is_one_error
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     )
     arguments = configuration.arguments(chain.run, ["workdir"])
     config = configuration.text()
-    _configure_jax()
+    _configure_jax(options)
     chain.run(
         options.workdir,
         arguments["stages"],
@@ -77,7 +78,7 @@ def one_job(options: argparse.Namespace) -> None:
         workdir=options.workdir,
         search_paths=options.gin_search_paths,
     )
-    _configure_jax()
+    _configure_jax(options)
     accepted = {"accept_changes": True} if getattr(options, "accept_changes", False) else {}
     configuration.run(getattr(_jobs(), options.job), options.workdir, **accepted)
 
@@ -87,11 +88,12 @@ def sample(options: argparse.Namespace) -> None:
         raise UserError(f"--num_samples is {options.num_samples} but must be at least 1")
     if options.temperature < 0:
         raise UserError(f"--temperature is {options.temperature} but must not be negative")
+    _import_modules(options.module)
+    _configure_jax(options)
     with _output(options.output) as stream:
-        _import_modules(options.module)
-        _configure_jax()
         form = _jobs().prompt_form(options.checkpoint)
-        prompts = _read_prompts(options.prompts, form)
+        # Standard input is the first process's.
+        prompts = processes.from_first(lambda: _read_prompts(options.prompts, form))
         samples = _jobs().sample(
             checkpoint=options.checkpoint,
             prompts=prompts,
@@ -124,7 +126,7 @@ def convert(options: argparse.Namespace) -> None:
     _import_modules(options.module)
     # Orbax warns that there is nothing to merge where a checkpoint is written without OCDBT.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    _configure_jax()
+    _configure_jax(options)
     print(
         convert(
             options.checkpoint,
@@ -198,7 +200,8 @@ def _jobs() -> ModuleType:
     return importlib.import_module("nlhf_jax.jobs")
 
 
-def _configure_jax() -> None:
+def _configure_jax(options: argparse.Namespace) -> None:
+    """Before anything touches a device; where the run has several processes, they meet."""
     import jax
 
     # The same random numbers on one device and on many.
@@ -215,6 +218,8 @@ def _configure_jax() -> None:
         # XLA's pools have a thread a core by default. With no thread to spare, once in thousands of
         # steps an all-reduce waited for ever, and XLA ended the process. Idle threads cost nothing.
         os.environ.setdefault("PJRT_NPROC", str(4 * devices))
+    if "coordinator" in options:
+        processes.initialize(options.coordinator, options.processes, options.process)
 
 
 def _read_prompts(path: str | None, form: "PromptForm") -> Sequence[str | dict[str, str]]:
@@ -250,6 +255,10 @@ def _read_prompts(path: str | None, form: "PromptForm") -> Sequence[str | dict[s
 @contextlib.contextmanager
 def _output(path: str | None) -> Iterator[TextIO]:
     """Standard output, or a file that appears when all is written."""
+    if not processes.is_first():
+        with open(os.devnull, "w") as nowhere:
+            yield nowhere
+        return
     if path is None:
         yield sys.stdout
         return

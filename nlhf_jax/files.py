@@ -4,6 +4,8 @@ All paths of a work directory are `epath.Path`s, which speak to a bucket (`gs://
 through TensorFlow. What differs stands here: an object appears whole or not at all by itself, a
 local file if it is renamed; an object cannot be appended to; and only a request tells whether one
 may write.
+
+Of several processes of one run the first writes, and what is written here by others is not.
 """
 
 import contextlib
@@ -17,6 +19,7 @@ from typing import Any, BinaryIO
 
 from etils import epath
 
+from nlhf_jax import processes
 from nlhf_jax.errors import UserError, first_line
 
 # TensorFlow remembers an object's length for five seconds: what another program, or TensorStore,
@@ -40,12 +43,15 @@ def absolute(path: str | os.PathLike) -> epath.Path:
 def write_whole(path: str | os.PathLike, content: str | bytes) -> None:
     """Writes `content`, text as UTF-8, in place of what is at `path`; makes the directory.
 
-    Whatever moment the process is killed at, the old content or the new one is there: a bucket has
-    an object once all of it has arrived, a disk a file under its name once that is written.
+    Only the first process of a run does. Whatever moment it is killed at, the old content or the
+    new one is there: a bucket has an object once all of it has arrived, a disk a file under its
+    name once that is written.
 
     Raises:
       UserError: a bucket cannot be written.
     """
+    if not processes.is_first():
+        return
     target = epath.Path(path)
     data = content.encode("utf-8") if isinstance(content, str) else content
     if in_bucket(target):
@@ -64,7 +70,12 @@ def write_json(path: str | os.PathLike, content: Mapping[str, Any]) -> None:
 
 
 def open_to_append(path: str | os.PathLike) -> BinaryIO:
-    """A file that grows, after what it has already; all of it is there when `flush` returns."""
+    """A file that grows, after what it has already; all of it is there when `flush` returns.
+
+    In other processes than the first it goes nowhere.
+    """
+    if not processes.is_first():
+        return open(os.devnull, "ab")
     target = epath.Path(path)
     return _GrowingObject(target) if in_bucket(target) else target.open("ab")
 

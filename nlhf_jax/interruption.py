@@ -6,6 +6,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from nlhf_jax import processes
+
 
 class Preempted(Exception):
     """A signal to stop came: the step was finished and saved, and the same command continues.
@@ -28,12 +30,13 @@ class Stopped(Exception):
 class StopSignal:
     """SIGTERM or Ctrl-C, while this is entered: the loop ends after its step.
 
-    A second Ctrl-C ends it at once. `number` is the signal's, None before it came. Python lets only
-    the main thread listen.
+    A second Ctrl-C ends it at once. `number` is the signal's, None before it came to this process.
+    Python lets only the main thread listen.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._asked: Any = None  # of all processes, not looked at yet
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
@@ -55,11 +58,22 @@ class StopSignal:
             os.write(2, b"\nfinishes its step and saves; Ctrl-C again to stop at once\n")
         self.number = number
 
+    def agreed(self) -> int | None:
+        """The signal's number, if one came to any of the run's processes.
+
+        All of them ask at the same places, and get the same answer there: what each knew when they
+        asked the time before. So nobody waits for it.
+        """
+        if processes.count() == 1:
+            return self.number
+        asked, self._asked = self._asked, processes.largest(self.number or 0)
+        return None if asked is None else int(asked) or None
+
     def ends(self, batches: Iterable[Any]) -> Iterator[Any]:
         """The batches; raises Stopped when it has come."""
         for batch in batches:
-            if self.number is not None:
+            if self.agreed() is not None:
                 raise Stopped
             yield batch
-        if self.number is not None:
+        if self.agreed() is not None:
             raise Stopped

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from nlhf_jax import processes
 from nlhf_jax.errors import UserError
 from nlhf_jax.files import in_bucket
 
@@ -36,12 +37,13 @@ def held(workdir: str | os.PathLike) -> Iterator[None]:
     Raises:
       UserError: a living run has it, here or on another machine, or it cannot be written.
     """
-    import jax  # Only here: `nlhf --help` does without.
+    with contextlib.ExitStack() as stack:
 
-    if jax.process_index() != 0:
-        yield
-        return
-    with _held_object(os.fspath(workdir)) if in_bucket(workdir) else _held_file(workdir):
+        def take() -> None:
+            bucket = in_bucket(workdir)
+            stack.enter_context(_held_object(os.fspath(workdir)) if bucket else _held_file(workdir))
+
+        processes.from_first(take)
         yield
 
 

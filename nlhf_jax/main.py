@@ -172,6 +172,7 @@ def _configured_parser(job: str, what: str, start: Callable) -> Callable[[], _Pa
                 action="store_true",
                 help="continue what was begun with other settings or data; run.json keeps both",
             )
+        _add_processes(parser)
         return parser
 
     return build
@@ -201,6 +202,15 @@ def _add_gin_files(parser: _Parser) -> None:
     )
 
 
+def _add_processes(parser: _Parser) -> None:
+    """For machines that do not say by themselves which processes a run has."""
+    group = parser.add_argument_group("several processes, each started with the same command")
+    add = group.add_argument
+    add("--coordinator", metavar="HOST:PORT", help="of the first (JAX_COORDINATOR_ADDRESS)")
+    add("--processes", type=int, metavar="N", help="how many there are (JAX_NUM_PROCESSES)")
+    add("--process", type=int, metavar="I", help="which this one is, from 0 (JAX_PROCESS_ID)")
+
+
 def _sample_parser() -> _Parser:
     what = (
         "Writes responses of a checkpoint as JSON lines: prompt, completion.\n"
@@ -215,6 +225,7 @@ def _sample_parser() -> _Parser:
     add("--temperature", type=float, default=1.0, metavar="T", help="0 is greedy (1.0)")
     add("--seed", type=int, default=0, metavar="N", help="(0)")
     _add_modules(parser)
+    _add_processes(parser)
     return parser
 
 

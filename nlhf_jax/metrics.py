@@ -15,6 +15,8 @@ from etils import epath
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from nlhf_jax import processes
+from nlhf_jax.errors import warn
 from nlhf_jax.files import open_to_append, write_whole
 
 FILE_NAME = "metrics.jsonl"
@@ -41,7 +43,8 @@ class MetricWriter:
         self, directory: str | os.PathLike, restored_step: int = 0, again: str | None = None
     ):
         place = epath.Path(directory)
-        place.mkdir(parents=True, exist_ok=True)
+        if processes.is_first():
+            place.mkdir(parents=True, exist_ok=True)
         path = place / FILE_NAME
         last_kept = restored_step or -1  # step 0 has numbers too: about the data
         _drop_lines_after(path, last_kept, again)
@@ -70,20 +73,23 @@ def _is_finite(value: float) -> bool:
 def _drop_lines_after(path: epath.Path, step: int, again: str | None) -> None:
     """Keeps the whole lines up to `step`, but that of the split `again` there.
 
-    A line that a kill cut short goes too.
+    A line that a kill cut short, or that something else made unreadable, goes too.
     """
-    if not path.exists():
+    if not (processes.is_first() and path.exists()):
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
-            if line.endswith("\n"):
-                row = json.loads(line)
-                if row["step"] < step or (row["step"] == step and row["split"] != again):
-                    kept.append(line)
-        except (ValueError, KeyError, TypeError):
+    kept, unreadable = [], 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        if not line.endswith(b"\n"):
             continue
-    write_whole(path, "".join(kept))
+        try:
+            row = json.loads(line)
+            if row["step"] < step or (row["step"] == step and row["split"] != again):
+                kept.append(line)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            unreadable += 1
+    if unreadable:
+        warn(f"{path} is damaged: {unreadable} lines of it cannot be read and are left out")
+    write_whole(path, b"".join(kept))
 
 
 class RunningMeans:
@@ -147,7 +153,8 @@ class _EventFile:
 class Progress:
     """The progress of a loop: `name step/steps  rate  loss  time left`.
 
-    On a terminal one line that is written over, elsewhere a plain line about every ten seconds.
+    On a terminal one line that is written over, elsewhere a plain line about every ten seconds. Of
+    several processes of a run the first speaks.
 
     Args:
       name: what is going on, for example the stage's name.
@@ -166,6 +173,7 @@ class Progress:
         self._name = name
         self._steps = steps
         self._first_step = 0
+        self._quiet = stream is None and not processes.is_first()
         self._stream = stream if stream is not None else sys.stderr
         self._clock = clock
         self._terminal = self._stream.isatty()
@@ -194,7 +202,8 @@ class Progress:
     def message(self, text: str) -> None:
         """A line of its own, which stays."""
         self._clear()
-        print(f"{self._name}: {text}", file=self._stream, flush=True)
+        if not self._quiet:
+            print(f"{self._name}: {text}", file=self._stream, flush=True)
 
     def close(self) -> None:
         self._clear()
@@ -211,6 +220,8 @@ class Progress:
         return "  ".join(parts)
 
     def _show(self, line: str) -> None:
+        if self._quiet:
+            return
         if self._terminal:
             self._stream.write("\r" + line.ljust(self._width))
             self._width = len(line)

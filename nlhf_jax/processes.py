@@ -9,6 +9,7 @@ Imports JAX only where there are several processes.
 """
 
 import contextlib
+import functools
 import json
 import os
 import sys
@@ -189,6 +190,31 @@ def _broadcast(content: bytes) -> bytes:
     if is_first():
         padded[:] = np.frombuffer(content, np.uint8)
     return np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8).tobytes()
+
+
+def largest(value: int) -> Any:
+    """The largest of the processes' values, 0 or more, as an int32 scalar that need not be there
+    yet: a small program after those that the devices have to do."""
+    import jax
+    import numpy as np
+
+    shape, sharding, program = _largest_of_all()
+    return program(
+        jax.make_array_from_callback(shape, sharding, lambda _: np.full(1, value, np.int32))
+    )
+
+
+@functools.cache
+def _largest_of_all() -> tuple[tuple[int], Any, Callable]:
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    mesh = Mesh(np.array(jax.devices()), ("all",))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    program = jax.jit(jnp.max, out_shardings=everywhere)
+    return (jax.device_count(),), NamedSharding(mesh, PartitionSpec("all")), program
 
 
 @contextlib.contextmanager

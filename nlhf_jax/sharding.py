@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nlhf_jax.errors import UserError
@@ -42,7 +43,11 @@ class Partitioner:
         tensor: int,
         devices: Sequence[jax.Device] | None = None,
     ):
-        """Lays the devices out as `data x fsdp x tensor`.
+        """Lays the devices out as `data x fsdp x tensor`, by how they are wired.
+
+        Neighbours along `tensor`, which talk most, are neighbours in the machine. Of several slices
+        of TPUs, with a slow network between them, each has whole copies of the parameters: only
+        `data` goes over that.
 
         Args:
           data: replicas of the parameters; -1 takes the devices that the other axes leave.
@@ -51,7 +56,7 @@ class Partitioner:
           devices: default all devices of all processes.
 
         Raises:
-          UserError: the sizes do not multiply to the number of devices.
+          UserError: the sizes do not multiply to the number of devices, or slices share a copy.
         """
         devices = list(jax.devices() if devices is None else devices)
         if data == -1:
@@ -62,7 +67,7 @@ class Partitioner:
                 f"{data * fsdp * tensor} devices, but there are {len(devices)}; change "
                 "DATA_AXIS, FSDP_AXIS or TENSOR_AXIS"
             )
-        self.mesh = Mesh(np.asarray(devices).reshape(data, fsdp, tensor), MESH_AXES)
+        self.mesh = Mesh(_laid_out(devices, data, fsdp, tensor), MESH_AXES)
 
     def sharding(self, logical_axes: Sequence[str | None], shape: Sequence[int]) -> NamedSharding:
         """The sharding of an array of `shape` whose dimensions carry `logical_axes`.
@@ -145,6 +150,23 @@ def constrain(array: jax.Array, *logical_axes: str | None) -> jax.Array:
 def constrain_batch(tree: PyTree) -> PyTree:
     """Pins the first dimension of every array to `batch` and leaves the others whole."""
     return jax.tree.map(lambda x: constrain(x, "batch", *(None,) * (x.ndim - 1)), tree)
+
+
+def _laid_out(devices: Sequence[jax.Device], data: int, fsdp: int, tensor: int) -> np.ndarray:
+    """The devices `[data, fsdp, tensor]`; those of other machines than TPUs in their order."""
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if data % slices:
+        raise UserError(
+            f"DATA_AXIS is {data} but must be a multiple of the {slices} slices: between slices "
+            "there is no network that is fast enough for FSDP_AXIS and TENSOR_AXIS"
+        )
+    # An axis may take a part of one of the machine's: fsdp=64, tensor=4 on 16 x 16 chips.
+    settings: Any = {"devices": devices, "allow_split_physical_axes": True}
+    if slices == 1:
+        return mesh_utils.create_device_mesh((data, fsdp, tensor), **settings)
+    return mesh_utils.create_hybrid_device_mesh(
+        (data // slices, fsdp, tensor), (slices, 1, 1), **settings
+    )
 
 
 def _place(array: np.ndarray | jax.Array, sharding: NamedSharding) -> jax.Array:

@@ -112,7 +112,7 @@ def training_loop(
             evaluation = {}
             if is_due(step, eval_period) or (save and best_metric is not None):
                 evaluation = run.evaluate(step, state, eval_batches, stop)
-            stopped = stop.number
+            stopped = stop.agreed()
             if save or (stopped and not run.doubts_state()):
                 run.save(step, state, evaluation)
             if stopped and (step < steps or evaluation is None):
@@ -261,7 +261,7 @@ class _Run:
             return {}
         found = self.evaluate(step, state, eval_batches, stop)
         if found is None:
-            self.end_early(step, stop.number)
+            self.end_early(step, stop.agreed())
         self._checkpoints.add_evaluation(step, self._position(step), found)
         return found
 

@@ -58,6 +58,19 @@ def test_a_continued_run_has_every_step_once(tmp_path):
     ]
 
 
+def test_lines_that_something_made_unreadable_are_left_out_and_counted(tmp_path, capsys):
+    writer = MetricWriter(tmp_path)
+    for step in (1, 2, 3):
+        writer.write(step, "train", {"loss": float(step)})
+    writer.close()
+    path = tmp_path / "metrics.jsonl"
+    first, *rest = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"\xc2\n" + first + b"[" * 100_000 + b"\n" + b"".join(rest) + b"\xff")
+    MetricWriter(tmp_path, restored_step=2).close()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+    assert "metrics.jsonl is damaged: 2 lines of it cannot be read" in capsys.readouterr().err
+
+
 @pytest.fixture
 def events(monkeypatch):
     """What TensorBoard reads in a directory: `events(directory, tag)`, pairs of step and value."""

@@ -1,6 +1,11 @@
 """Arrays live where the rules say."""
 
 import functools
+import importlib.util
+import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -110,3 +115,56 @@ def _find(state, kind):
     leaves = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind))
     (found,) = [x for x in leaves if isinstance(x, kind)]
     return found
+
+
+# --- the wires of a TPU --------------------------------------------------------------------------
+
+# Prints the chips' places, [x, y, z, slice], along each axis of the mesh from its first chip.
+_PLACES = """
+import json, sys
+import jax
+from jax.experimental import topologies
+from nlhf_jax.sharding import Partitioner
+
+name, slices, *axes = sys.argv[1:]
+several = {"num_slices": int(slices)} if int(slices) > 1 else {}
+devices = topologies.get_topology_desc(platform="tpu", topology_name=name, **several).devices
+mesh = Partitioner(*map(int, axes), devices=devices).mesh.devices
+along = {"data": mesh[:, 0, 0], "fsdp": mesh[0, :, 0], "tensor": mesh[0, 0, :]}
+print(json.dumps({
+    axis: [[*chip.coords, getattr(chip, "slice_index", 0)] for chip in chips]
+    for axis, chips in along.items()
+}))
+"""
+
+
+@functools.cache
+def places(name: str, slices: int, *axes: int) -> dict[str, list]:
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu, which knows how TPUs are wired, is not installed")
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }
+    program = [sys.executable, "-c", _PLACES, name, str(slices), *map(str, axes)]
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(("name", "fsdp", "tensor"), [("v5e:4x4", 4, 4), ("v5e:16x16", 64, 4)])
+def test_neighbours_on_the_tensor_axis_are_neighbours_in_the_machine(name, fsdp, tensor):
+    chips = np.array(places(name, 1, 1, fsdp, tensor)["tensor"])
+    assert np.abs(np.diff(chips, axis=0)).sum(axis=1).tolist() == [1] * (tensor - 1)
+
+
+def test_slices_are_joined_by_the_data_axis_alone():
+    found = places("v5e:4x4", 2, -1, 4, 4)
+    assert [chip[3] for chip in found["data"]] == [0, 1]
+    assert {chip[3] for axis in ("fsdp", "tensor") for chip in found[axis]} == {0}
+
+
+def test_slices_cannot_share_a_copy_of_the_parameters():
+    with pytest.raises(AssertionError, match="DATA_AXIS is 1 but must be a multiple of the 2 slic"):
+        places("v5e:4x4", 2, 1, 32, 1)

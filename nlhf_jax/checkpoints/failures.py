@@ -3,7 +3,9 @@
 import contextlib
 import logging
 import re
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 
@@ -28,6 +30,7 @@ def failure_is_one_error(directory: epath.Path) -> Iterator[None]:
         reason = _reason(error)
         if reason is None:
             raise
+        sys.excepthook = _without_late_answers
         with contextlib.suppress(Exception):
             for path in directory.glob("*.orbax-checkpoint-tmp"):
                 path.rmtree()
@@ -47,6 +50,12 @@ def _reason(error: Exception) -> str | None:
     if isinstance(error, (OSError, UserError, Damage)) or _STATUS.match(text):
         return first_line(error)
     return None
+
+
+def _without_late_answers(kind: type, error: BaseException, traceback: Any) -> None:
+    """TensorStore's threads tell of other arrays to Orbax's event loop, which has ended by then."""
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, traceback)
 
 
 class _NoTracebacks(logging.Filter):

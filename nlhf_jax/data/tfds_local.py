@@ -4,6 +4,7 @@ import contextlib
 import io
 from collections.abc import Iterator
 
+from nlhf_jax import processes
 from nlhf_jax.data.tf_imports import seqio, tfds
 from nlhf_jax.errors import UserError, first_line
 
@@ -41,11 +42,16 @@ def damage_is_one_error(where: str) -> Iterator[None]:
 def prepare(builder: tfds.core.DatasetBuilder) -> None:
     """Writes the dataset unless it is there. It is there in whole or not at all.
 
+    Of several processes of one run the first does; where others do not see its files, they follow.
+
     Raises UserError if it cannot be written.
     """
     tfds.disable_progress_bar()
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # "Downloading and preparing ...": no
+        with (
+            processes.first_before_others(f"prepare {builder.name}"),
+            contextlib.redirect_stdout(io.StringIO()),  # "Downloading and preparing ...": no
+        ):
             builder.download_and_prepare(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False)
             )

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from scipy.special import expit
 
+from nlhf_jax import processes
 from nlhf_jax.models.language_model import SpecialTokens
 
 POPULATION = "preference of the population"  # how reports call the exact preference
@@ -47,6 +48,25 @@ def answers(
             " prompts, or some outside [0, 1]"
         )
     return found
+
+
+class AskedOnce:
+    """A judge of a user's, whom the first of a run's processes asks and the others hear of.
+
+    Such as one that is paid for its answers, or that does not always give the same.
+    """
+
+    def __init__(self, judge: Judge):
+        self.name, self.votes = judge.name, judge.votes
+        self._judge = judge
+
+    def compare(
+        self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
+    ) -> np.ndarray:
+        def ask() -> list[float]:
+            return np.asarray(self._judge.compare(prompts, first, second), np.float64).tolist()
+
+        return np.asarray(processes.from_first(ask), np.float64)
 
 
 class PopulationJudge:

@@ -11,7 +11,7 @@ from typing import Any
 
 import optax
 
-from nlhf_jax import checkpoints, objectives, opponents
+from nlhf_jax import checkpoints, objectives, opponents, processes
 from nlhf_jax.checkpoints import open_checkpoint
 from nlhf_jax.checkpoints.networks import (
     Network,
@@ -73,7 +73,7 @@ class Setup:
           there is nothing, `source` itself, which is an error for whoever has to open it.
         """
         try:
-            resolved = checkpoints.resolve(source)
+            resolved = processes.from_first(lambda: checkpoints.resolve(source))
         except UserError:
             resolved = source
         self.checkpoints[setting] = (source, resolved)

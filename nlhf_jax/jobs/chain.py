@@ -32,7 +32,7 @@ from typing import Any
 
 from etils import epath
 
-from nlhf_jax import configuration, locks
+from nlhf_jax import configuration, locks, processes
 from nlhf_jax.errors import UserError
 from nlhf_jax.files import write_json, write_whole
 from nlhf_jax.jobs import run_record
@@ -114,7 +114,9 @@ def _run(
     plans: dict[str, _Plan] = {}
     for stage in parsed:
         plans[stage.name] = _plan(stage, plans, by_stage[stage.name], search_paths)
-    markers = {name: _read_marker(root / name / _MARKER) for name in plans}
+    markers = processes.from_first(
+        lambda: {name: _read_marker(root / name / _MARKER) for name in plans}
+    )
     for name, plan in plans.items():
         _check_unchanged(root / name, plan, markers, plans, accept_changes)
     if config is not None:
@@ -125,17 +127,23 @@ def _run(
         title = f"[{number}/{len(plans)}] {name} ({plan.stage.job})"
         seconds = markers[name].get("seconds")
         if seconds is not None:
-            print(f"{title}: complete already", flush=True)
+            _say(f"{title}: complete already")
         else:
-            print(f"{title}: starts", flush=True)
+            _say(f"{title}: starts")
             seconds = _run_stage(root, plan, by_stage[name], search_paths, accept_changes)
-            print(f"{title}: done in {duration(seconds)}", flush=True)
+            processes.wait(f"end of stage {name}")  # Others may read what the first has written.
+            _say(f"{title}: done in {duration(seconds)}")
         times.append({"name": name, "job": plan.stage.job, "seconds": seconds})
         total = {"started": started, "seconds": round(time.time() - started, 3), "stages": times}
         write_json(root / _TIMES, total)
-    print(_table(times))
+    _say(_table(times))
     if (root / REPORT).exists():
-        print(f"report: {root / REPORT}")
+        _say(f"report: {root / REPORT}")
+
+
+def _say(text: str) -> None:
+    if processes.is_first():
+        print(text, flush=True)
 
 
 # --- what a stage computes ----------------------------------------------------------------------
@@ -218,7 +226,8 @@ def _run_stage(
         write_json(directory / _MARKER, marker)
     function = _job_function(stage.job)
     if stage.job == "report":
-        function(workdir)
+        if processes.is_first():
+            function(workdir)
     else:
         _parse_configuration(stage, overrides, search_paths)
         configuration.replace_strings(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 from etils import epath
 
+from nlhf_jax import processes
 from nlhf_jax.files import absolute
 from nlhf_jax.metrics import Progress
 from nlhf_jax.report import findings as files
@@ -19,6 +20,8 @@ def games(workdir: str, findings: Sequence[Callable[..., Finding]]) -> None:
       findings: functions of `run`, the name that figures carry, such as those of
         `nlhf_jax.games.solver_findings`; gin sets their other arguments.
     """
+    if not processes.is_first():  # They are small: it computes them on a device of its own.
+        return
     directory = epath.Path(workdir)
     progress = Progress(directory.name, len(findings))
     found = []

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from nlhf_jax import __version__, checkpoints
+from nlhf_jax import __version__, checkpoints, processes
 from nlhf_jax.configuration import Settings
 from nlhf_jax.errors import UserError
 from nlhf_jax.files import write_json
@@ -119,7 +119,7 @@ class Opened:
     def path(self, source: str) -> str:
         """What `source` means now, see `checkpoints.resolve`; the same whenever it is asked for."""
         if source not in self._paths:
-            self._paths[source] = checkpoints.resolve(source)
+            self._paths[source] = processes.from_first(lambda: checkpoints.resolve(source))
         return self._paths[source]
 
     def write(self, workdir: str | os.PathLike) -> None:
@@ -133,6 +133,8 @@ def begin(
 ) -> None:
     """Compares a run with its record, writes what holds from here on, and says what is new.
 
+    All processes of a run come here, and must have the same of everything.
+
     Args:
       workdir: its directory, in which a run of release 0.1 has no record.
       now: from `describe_run`.
@@ -142,7 +144,14 @@ def begin(
     Raises:
       UserError: the run is not the recorded one, with a table, or the record cannot be read.
     """
-    path = epath.Path(workdir) / FILE_NAME
+    for name, found in now.items():
+        text = json.dumps(found, sort_keys=True, default=str)
+        processes.check_same(f"what {name} is", hashlib.sha256(text.encode()).hexdigest())
+    processes.from_first(lambda: _begin(epath.Path(workdir) / FILE_NAME, now, settings, accept))
+
+
+def _begin(path: epath.Path, now: Mapping[str, Any], settings: Settings, accept: bool) -> None:
+    workdir = path.parent
     step = checkpoints.latest_step(os.fspath(workdir))
     if step is None:  # nothing goes on
         write_json(path, {**now, "changes": []})

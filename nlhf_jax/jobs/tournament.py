@@ -17,6 +17,7 @@ from nlhf_jax.data.datasets import Dataset
 from nlhf_jax.data.templates import feature_length
 from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation.judges import (
+    AskedOnce,
     Judge,
     NetworkJudge,
     PreferenceModelJudge,
@@ -146,7 +147,7 @@ class _Hall:
     ) -> tuple[Judge, Network | None]:
         """The judge that is given, or a network's, which comes with it, or the data's own."""
         if judge is not None:
-            return judge, None
+            return AskedOnce(judge), None
         if rater_checkpoint is not None:
             rater = self.load(rater_checkpoint, kind="preference")
             source = f"RATER_CHECKPOINT {rater_checkpoint}"

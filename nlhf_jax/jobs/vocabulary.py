@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from etils import epath
 
+from nlhf_jax import processes
 from nlhf_jax.data import json_lines, templates, vocabularies
 from nlhf_jax.data.tldr_mini import text as tldr_mini_text
 from nlhf_jax.data.vocabularies import Vocabulary
@@ -31,7 +32,8 @@ def train_vocabulary(
       size: pieces, at most.
       bad_lines: as of `data.datasets.json_lines`.
     """
-    train_from_files(files, epath.Path(workdir) / "vocabulary.model", size, bad_lines)
+    if processes.is_first():
+        train_from_files(files, epath.Path(workdir) / "vocabulary.model", size, bad_lines)
 
 
 def train_from_files(

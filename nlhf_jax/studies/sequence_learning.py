@@ -302,7 +302,7 @@ def _mixture(played, opponent, log_policy):
 
 
 def _one_device() -> Partitioner:
-    return Partitioner(1, 1, 1, devices=jax.devices()[:1])
+    return Partitioner(1, 1, 1, devices=jax.local_devices()[:1])
 
 
 def _optimizer(learning_rate: float, steps: int):

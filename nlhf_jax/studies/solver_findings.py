@@ -310,7 +310,7 @@ def speed(
         Line(f"{actions} actions", np.array(steps), np.array(row))
         for actions, row in seconds.items()
     ]
-    device = jax.devices()[0]
+    device = jax.local_devices()[0]
     return Finding(
         "speed",
         "How long many games take",

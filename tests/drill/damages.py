@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.drill import endings
 from tests.drill.children import Moment, Server
 from tests.drill.jobs import JOBS, WORK, Job, Place
-from tests.drill.kills import Undisturbed, begin, fault
+from tests.drill.kills import Undisturbed, begin, fault, some
 
 # --- to a file -----------------------------------------------------------------------------------
 
@@ -243,7 +243,7 @@ def damage(
     if not why and code == 0:
         differ = endings.differences(whole[name].ending, endings.ending(workdir))
         differ = [one for one in differ if not _may_differ(one, kind, which)]
-        why = f"silently another end: {endings.some(differ)}" if differ else None
+        why = f"silently another end: {some(differ)}" if differ else None
     said = [line for line in log.read_text().splitlines() if line.startswith("nlhf: ")]
     if not why:
         shutil.rmtree(directory)

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.drill import endings
 from tests.drill.children import BALLAST, Moment, Server, make_immutable
 from tests.drill.jobs import JOBS, WORK, Place
-from tests.drill.kills import Undisturbed, begin, fault, place_of
+from tests.drill.kills import Undisturbed, begin, fault, place_of, some
 
 _SIZE = "64m"
 _JOBS = ("sft", "nash_md", "chain", "tldr", "evaluate", "sample", "vocabulary", "convert_t5x")
@@ -156,4 +156,4 @@ def _two_runs(server, place, whole, directory, name):
 
 def _another_end(whole: Undisturbed, workdir: Path) -> str | None:
     differ = endings.differences(whole.ending, endings.ending(workdir))
-    return f"another end: {endings.some(differ)}" if differ else None
+    return f"another end: {some(differ)}" if differ else None

@@ -7,44 +7,29 @@ import jax
 import numpy as np
 import pytest
 
-from nlhf_jax.models.t5 import unstack_layers
 from nlhf_jax.rollout import sample_responses
 from tests import tiny
+from tests.processes import trainings
 
-STEPS = 10
 COLLECTIVES = r" (all-[a-z]+(?:-[a-z]+)?|reduce-scatter|collective-[a-z]+)\("
-ONE, DATA, CUBE = (1, 1, 1), (8, 1, 1), (2, 2, 2)
+ONE, DATA, FSDP, CUBE = (1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2)
 
 
 @functools.cache
 def _trained(kind, mesh, microbatches=1, scan_layers=False):
-    """Metrics of every step, and the state after the last.
-
-    With Adafactor, which divides a gradient by means over rows and columns. (Adam divides each
-    element by itself, and where a gradient is 0 but for rounding, blows the rounding up.)
-    """
-    network = tiny.model(**tiny.MESH_SIZES, scan_layers=scan_layers)
-    partitioner = tiny.mesh(*mesh)
-    learner = tiny.learner(kind, network, partitioner=partitioner, microbatches=microbatches)
-    state, history = learner.init(), []
-    for step in range(STEPS):
-        state, metrics = learner.train_step(state, partitioner.place_batch(tiny.batch(kind, step)))
-        history.append(jax.device_get(metrics))
-    return history, state
+    return trainings.trained(kind, tiny.mesh(*mesh), microbatches, scan_layers)
 
 
 def _assert_same_run(run, other):
-    """To the rounding of float32 over ten steps; training changes a thousand times more."""
-    for metrics, expected in zip(run[0], other[0], strict=True):
-        assert metrics.keys() == expected.keys()
-        for name, value in metrics.items():
-            np.testing.assert_allclose(value, expected[name], 1e-4, 1e-5, err_msg=name)
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
-    jax.tree.map(close, _per_layer(run[1]), _per_layer(other[1]))
+    assert_same(trainings.flat(run), trainings.flat(other))
 
 
-def _per_layer(state):
-    return [unstack_layers(x) for x in (state.params, state.kept["average"]) if x is not None]
+def assert_same(run, other):
+    """To the rounding of float32 over the steps; training changes a thousand times more."""
+    assert run.keys() == other.keys()
+    for name, found in run.items():
+        tolerance = 1e-4 if name.startswith("metrics/") else 1e-5
+        np.testing.assert_allclose(found, other[name], tolerance, 1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("kind", tiny.LEARNERS)
