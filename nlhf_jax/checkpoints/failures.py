@@ -30,7 +30,6 @@ def failure_is_one_error(directory: epath.Path) -> Iterator[None]:
         reason = _reason(error)
         if reason is None:
             raise
-        sys.excepthook = _without_late_answers
         with contextlib.suppress(Exception):
             for path in directory.glob("*.orbax-checkpoint-tmp"):
                 path.rmtree()
@@ -52,12 +51,6 @@ def _reason(error: Exception) -> str | None:
     return None
 
 
-def _without_late_answers(kind: type, error: BaseException, traceback: Any) -> None:
-    """TensorStore's threads tell of other arrays to Orbax's event loop, which has ended by then."""
-    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-        sys.__excepthook__(kind, error, traceback)
-
-
 class _NoTracebacks(logging.Filter):
     """Orbax logs what fails in its threads; the same error is then raised."""
 
@@ -65,4 +58,12 @@ class _NoTracebacks(logging.Filter):
         return not (record.exc_info and "orbax" in record.pathname)
 
 
+def _without_late_answers(kind: type, error: BaseException, traceback: Any) -> None:
+    """Where a save has failed, TensorStore's threads still tell of other arrays to Orbax's event
+    loop, which has ended by then."""
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        _excepthook(kind, error, traceback)
+
+
 logging.getLogger("absl").addFilter(_NoTracebacks())
+_excepthook, sys.excepthook = sys.excepthook, _without_late_answers
