@@ -27,10 +27,10 @@ from tests.drill.jobs import JOBS, Place
 
 PATIENCE = 60.0  # seconds in which all have to end when one has
 _TIME_TO_REACH = 300.0  # seconds until the moment must have come
-_STEPS = 40
+_STEPS = 24
 # Adafactor: Adam, which divides each element by itself, would blow rounding up where all is 0.
 _SETTINGS = (f"TRAIN_STEPS={_STEPS}", "CHECKPOINT_PERIOD=4", "OPTIMIZER=@optimizers.adafactor()")
-_TOLERANCE = {"rtol": 1e-3, "atol": 2e-5}  # of float32, over the steps, in sums of another order
+_TOLERANCE = {"rtol": 1e-3, "atol": 1e-3}  # of sums in another order; a step changes more
 
 
 @dataclasses.dataclass(frozen=True)

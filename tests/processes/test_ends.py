@@ -17,7 +17,6 @@ def runs(tmp_path_factory) -> Runs:
     [
         Case(2, "SIGTERM", "step", 1),
         Case(2, "coordinator", "save", 2),
-        Case(2, "SIGKILL", "tournament", 1),
     ],
     ids=str,
 )
