@@ -12,6 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from nlhf_jax import processes
+from nlhf_jax.data.batches import Examples
 from nlhf_jax.models.t5 import unstack_layers
 from nlhf_jax.sharding import Partitioner
 from tests import tiny
@@ -47,6 +48,17 @@ def flat(run) -> dict[str, np.ndarray]:
     return found
 
 
+def rows_of_an_epoch(partitioner: Partitioner, rows: int = 24, batch_size: int = 8) -> np.ndarray:
+    """The numbers of the examples that the devices of each process hold, `[processes, rows]`."""
+    numbers = np.arange(rows, dtype=np.int32)[:, None]
+    examples, own = Examples({"inputs": numbers}, {}, {}), []
+    for step in range(rows // batch_size):
+        batch = partitioner.place_batch(examples.batch(step, batch_size, seed=0))
+        parts = batch["inputs"].addressable_shards
+        own += [part.data for part in parts if part.replica_id == 0]
+    return multihost_utils.process_allgather(np.concatenate(own)[:, 0])
+
+
 def main(path: str, mesh: Iterable[str], kinds: Iterable[str]) -> None:
     jax.config.update("jax_threefry_partitionable", True)
     processes.initialize()
@@ -56,8 +68,9 @@ def main(path: str, mesh: Iterable[str], kinds: Iterable[str]) -> None:
         for kind in kinds
         for name, value in flat(trained(kind, partitioner)).items()
     }
+    rows = rows_of_an_epoch(partitioner)
     if processes.is_first():
-        np.savez(path, **found)
+        np.savez(path, rows=rows, **found)
 
 
 if __name__ == "__main__":
