@@ -271,16 +271,17 @@ class _Run:
         if (name := not_finite(state)) is not None:
             raise self._diverged(f"{name} is not finite", step)
         self._clock.lap("train")
-        position = self._position(step) | {"owes_evaluation": evaluation is None}
+        position = self._position(step, owes_evaluation=evaluation is None)
         self._checkpoints.save(step, state, self._description, position, evaluation or {})
         self._clock.lap("checkpoint")
 
-    def _position(self, step: int) -> dict[str, Any]:
+    def _position(self, step: int, owes_evaluation: bool = False) -> dict[str, Any]:
         """What another process needs, beside the state, to go on after `step`."""
         return {
             "next_batch": step,
             "since_last_line": self._since_last_line.to_json(),
             "guards": self._watch.to_json(),
+            "owes_evaluation": owes_evaluation,
         }
 
     def _diverged(self, what: str, step: int, advice: str = SLOWER) -> TrainingDiverged:
