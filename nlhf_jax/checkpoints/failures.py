@@ -58,12 +58,13 @@ class _NoTracebacks(logging.Filter):
         return not (record.exc_info and "orbax" in record.pathname)
 
 
-def _without_late_answers(kind: type, error: BaseException, traceback: Any) -> None:
+def _without_late_answers(unraisable: Any) -> None:
     """Where a save has failed, TensorStore's threads still tell of other arrays to Orbax's event
     loop, which has ended by then."""
+    error = unraisable.exc_value
     if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-        _excepthook(kind, error, traceback)
+        _unraisablehook(unraisable)
 
 
 logging.getLogger("absl").addFilter(_NoTracebacks())
-_excepthook, sys.excepthook = sys.excepthook, _without_late_answers
+_unraisablehook, sys.unraisablehook = sys.unraisablehook, _without_late_answers

@@ -7,6 +7,7 @@ import itertools
 import random
 import re
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -192,16 +193,20 @@ _FILES = (
 def _stopped(server: Server, place: Place, job: Job, whole: Undisturbed) -> Path:
     """A directory in which the job was killed, with several checkpoints; made once."""
     workdir = place.directory / "stopped" / job.name / WORK
-    if not workdir.exists():
-        pattern, count = _STOPS.get(job.name, _STOPS[""])
-        key = next(key for key in whole.events if re.search(pattern, key))
-        begun = workdir.with_name("begun") / WORK
-        shutil.rmtree(begun, ignore_errors=True)
-        begin(job, place, begun)
-        log = workdir.with_name("log")
-        server.run(job.arguments(place, begun), begun, log, Moment("event", key, count))
-        begun.rename(workdir)
+    with _MAKING:
+        if not workdir.exists():
+            pattern, count = _STOPS.get(job.name, _STOPS[""])
+            key = next(key for key in whole.events if re.search(pattern, key))
+            begun = workdir.with_name("begun") / WORK
+            shutil.rmtree(begun, ignore_errors=True)
+            begin(job, place, begun)
+            log = workdir.with_name("log")
+            server.run(job.arguments(place, begun), begun, log, Moment("event", key, count))
+            begun.rename(workdir)
     return workdir
+
+
+_MAKING = threading.Lock()  # for drills of several workers
 
 
 def damage(
