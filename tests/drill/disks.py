@@ -126,7 +126,9 @@ def _two_attempts(server, place, whole, directory, disk, case):
         (disk / BALLAST).unlink(missing_ok=True)
     second = directory / "log_again"
     again = server.run(arguments, workdir, second)
-    problem = fault(again, second, refusal=None)
+    # A conversion that got to its end says that it did.
+    refusal = "is there already" if name.startswith("convert") and code == 0 else None
+    problem = fault(again, second, refusal=refusal)
     why = why or (problem and f"mended, it does not go on: {problem}")
     return code, log, why or _another_end(whole[name], workdir)
 
