@@ -28,7 +28,7 @@ BOUNDS = {
     "CPU of a step, ms": 0.05,  # of its level
     "time of a step, ms": 0.05,
 }
-_WARM_UP = 0.2  # of the time
+_WARM_UP = 0.35  # of the time: allocators come to their size in about ten minutes
 # About two checkpoints a minute, many for a run of days: each leaves 190 kB in the process, lists
 # of which TensorStore 0.1.86 and before never give back (`KvStore.Spec.to_json`, which Orbax calls
 # for each of the 90 arrays, and `experimental_collect_matching_metrics`).
