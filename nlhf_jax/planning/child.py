@@ -1,0 +1,65 @@
+"""The process that compiles: a request as JSON on standard input, an answer as JSON on output."""
+
+import json
+import sys
+from typing import Any
+
+from nlhf_jax.errors import UserError
+from nlhf_jax.planning import hlo, programs
+from nlhf_jax.planning.chips import HERE
+from nlhf_jax.planning.compiling import Request
+
+
+def main() -> None:
+    asked = json.load(sys.stdin)
+    program = asked.pop("program")
+    request = Request(**{k: tuple(v) if isinstance(v, list) else v for k, v in asked.items()})
+    try:
+        print(json.dumps(_answer(request, program)))
+    except UserError as error:
+        print(json.dumps({"user_error": str(error)}))
+
+
+def _answer(request: Request, program: str | None) -> dict[str, Any]:
+    import jax
+
+    # As every job: the program depends on it.
+    jax.config.update("jax_threefry_partitionable", True)
+    run = request.run()
+    lowered = programs.lower(
+        run, request.gin_files, request.overrides, request.search_paths, _devices(request.topology)
+    )
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        return {"error": str(error)}
+    text = compiled.as_text() or ""
+    if program is not None:
+        with open(program, "w", encoding="utf-8") as file:
+            file.write(text)
+    loop = hlo.decode_collectives(text)
+    return {
+        "peak": compiled.memory_analysis().peak_memory_in_bytes,
+        "collectives": loop and loop.count,
+        "sent": loop and loop.sent,
+    }
+
+
+def _devices(topology: str):
+    import jax
+    from jax.experimental import topologies
+
+    if topology == HERE:
+        return jax.devices()
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+    except Exception as error:  # libtpu's, of several classes
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"--topology is {topology!r} but the compiler knows no such chips: {reason[:200]}"
+        ) from error
+    return found.devices
+
+
+if __name__ == "__main__":
+    main()
