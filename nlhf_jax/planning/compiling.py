@@ -24,6 +24,9 @@ from nlhf_jax.planning import runs
 from nlhf_jax.planning.chips import HERE, Topology
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+# A quick compilation's peak is within 3 % of the real one (v5e): nearer to the limit than this, it is
+# compiled with all the compiler's care.
+_CLOSE = 0.06
 _SOURCES = Path(__file__).resolve().parents[1]
 
 
@@ -92,7 +95,10 @@ def compiled(
     remembered = _cache_file(run, request)
     if program is None and remembered.exists():
         return dataclasses.replace(_read(remembered), remembered=True)
-    found = _compile(request, topology, timeout, program)
+    limit = topology.chip.memory
+    found = _compile(request, topology, timeout, program, quick=topology.chip.is_tpu)
+    if found.peak is not None and abs(found.peak - limit) < _CLOSE * limit:
+        found = _compile(request, topology, timeout, program, quick=False)
     if found.verdict in ("fits", "does not fit"):
         remembered.parent.mkdir(parents=True, exist_ok=True)
         partial = remembered.with_suffix(f".{os.getpid()}")
@@ -102,7 +108,7 @@ def compiled(
 
 
 def _compile(
-    request: Request, topology: Topology, timeout: float, program: str | None
+    request: Request, topology: Topology, timeout: float, program: str | None, quick: bool
 ) -> Compiled:
     environment = dict(os.environ)
     if topology.chip.is_tpu:
@@ -115,7 +121,7 @@ def _compile(
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(_SOURCES.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
-    asked = dataclasses.asdict(request) | {"program": program}
+    asked = dataclasses.asdict(request) | {"program": program, "quick": quick}
     started = time.monotonic()
     child = subprocess.Popen(
         [sys.executable, "-m", "nlhf_jax.planning.child"],
