@@ -26,7 +26,7 @@ _CALLED = re.compile(r"\b(?:calls|to_apply|branch_computations)=\{?%?([\w.\-]+)"
 
 @dataclasses.dataclass(frozen=True)
 class Collectives:
-    """Collectives for one token of a rollout: how many, and bytes that a chip sends by them."""
+    """How many collectives, and bytes that a chip sends by them."""
 
     count: float
     sent: float
@@ -51,6 +51,14 @@ def decode_collectives(text: str) -> Collectives | None:
                     found = list(_collectives(computations, body[1], 1.0))
                     return Collectives(sum(n for n, _ in found), sum(n * sent for n, sent in found))
     return None
+
+
+def all_collectives(text: str) -> Collectives:
+    """Those of a whole program, its loops' as often as they run."""
+    entry = re.search(r"^ENTRY %?([\w.\-]+) ", text, re.MULTILINE)
+    assert entry is not None, "the text of a compiled program has an entry"
+    found = list(_collectives(_computations(text), entry[1], 1.0))
+    return Collectives(sum(n for n, _ in found), sum(n * sent for n, sent in found))
 
 
 def _computations(text: str) -> dict[str, list[_Instruction]]:
