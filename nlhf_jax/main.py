@@ -178,9 +178,9 @@ def _config_parser() -> _Parser:
 
 def _plan_parser() -> _Parser:
     what = (
-        "Says what each chip of a topology holds and does in a training of gin files, and how long\n"
-        "that takes: in closed form, and by compiling the real step for those chips, which need\n"
-        "not be there, and neither data nor checkpoints."
+        "Says what each chip of a topology holds and does in a training, and how long that takes:\n"
+        "in closed form, and by compiling the real step for those chips. Neither they nor data\n"
+        "nor checkpoints need to be there."
     )
     parser = _Parser("plan", what, commands.plan)
     _add_gin_files(parser)

@@ -124,21 +124,19 @@ def _measure(devices) -> tuple[float, float]:
     where = NamedSharding(Mesh(np.asarray(devices), ("all",)), PartitionSpec("all"))
     matrices = jax.device_put(jnp.ones((count, side, side), dtype), where)
     vectors = jax.device_put(jnp.ones((count, (8 if on_cpu else 64) * side**2), dtype), where)
-    multiply = jax.jit(lambda x: jnp.einsum("nij,njk->nik", x, x), out_shardings=where)
-    copy = jax.jit(lambda x: x + 1, out_shardings=where)
+    multiply = jax.jit(lambda x: jnp.einsum("nij,njk->nik", x, x) / side, out_shardings=where)
+    copy = jax.jit(lambda x: x + 1, out_shardings=where, donate_argnums=0)
     itemsize = jnp.dtype(dtype).itemsize
-    return (
-        2 * side**3 / _seconds(multiply, matrices),
-        2 * itemsize * vectors.shape[1] / _seconds(copy, vectors),
-    )
+    copied = 2 * itemsize * vectors.shape[1]
+    return 2 * side**3 / _seconds(multiply, matrices), copied / _seconds(copy, vectors)
 
 
 def _seconds(function, argument) -> float:
     """Of one call, the best of several: what else runs here makes calls slower, never faster."""
-    function(argument).block_until_ready()
+    argument = function(argument).block_until_ready()
     best = math.inf
     for _ in range(5):
         start = time.perf_counter()
-        function(argument).block_until_ready()
+        argument = function(argument).block_until_ready()
         best = min(best, time.perf_counter() - start)
     return best

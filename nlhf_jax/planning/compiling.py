@@ -24,8 +24,8 @@ from nlhf_jax.planning import runs
 from nlhf_jax.planning.chips import HERE, Topology
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-# A quick compilation's peak is within 3 % of the real one (v5e): nearer to the limit than this, it is
-# compiled with all the compiler's care.
+# A quick compilation's peak is within 3 % of the real one (v5e): nearer to the limit than this, the
+# step is compiled with all the compiler's care.
 _CLOSE = 0.06
 _SOURCES = Path(__file__).resolve().parents[1]
 
@@ -42,9 +42,7 @@ class Request:
     topology: str
 
     def run(self) -> runs.Run:
-        return runs.read(
-            self.gin_files, self.overrides, self.search_paths, self.policy, self.rater
-        )
+        return runs.read(self.gin_files, self.overrides, self.search_paths, self.policy, self.rater)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +171,7 @@ def _refused(message: str) -> Compiled:
 
 
 def _cache_file(run: runs.Run, request: Request) -> Path:
-    """Where the answer is, by a hash of what it depends on: run, chips, compiler and our sources."""
+    """Where the answer is, by a hash of run, chips, compiler and our sources."""
     runs.parse(request.gin_files, request.overrides, request.search_paths)
     matters: dict[str, Any] = {
         "run": dataclasses.asdict(run),
@@ -213,4 +211,3 @@ def with_setting(request: Request, *settings: str) -> Request:
     names = [setting.partition("=")[0] for setting in settings]
     kept = [o for o in request.overrides if o.partition("=")[0] not in names]
     return dataclasses.replace(request, overrides=(*kept, *settings))
-

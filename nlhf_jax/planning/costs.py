@@ -1,4 +1,4 @@
-"""What a pass through a T5 costs, in closed form: FLOPs of its matrix products, and bytes of memory.
+"""What a pass through a T5 costs, in closed form: FLOPs of its products, and bytes of memory.
 
 Letters: n rows (sequences), S prompt tokens, T response tokens, E, J, M, V as in `sizes.Sizes`, w
 matrices into the MLP, L layers. A product of `[a, b]` and `[b, c]` is 2 a b c FLOPs. What is not a
@@ -105,8 +105,8 @@ def gradient_flops(
 
 
 # --- bytes of memory -----------------------------------------------------------------------------
-# At least, what is small enough stays in a chip's caches (128 MB on a TPU): of activations only what
-# the backward pass comes back to, and logits over the vocabulary, reach its memory. At most, each
+# At least, what is small enough stays in a chip's caches (128 MB on a TPU): of activations what the
+# backward pass comes back to, and logits over the vocabulary, reach its memory. At most, each
 # product reads its operands from there and writes its result, each norm and residual is a pass of
 # its own, and so are softmax's: logits are written, read for the maximum, for the sum and for the
 # weights in float32, and the weights are written and read.
@@ -134,7 +134,7 @@ def encoder_bytes(s: Sizes, rows: float, length: int) -> Bytes:
 
 
 def decoder_bytes(s: Sizes, rows: float, targets: int, length: int) -> Bytes:
-    """Activations of a teacher-forced pass, and its logits: float32, written, and read up to thrice.
+    """Activations of a teacher-forced pass, and its logits: float32, read up to thrice.
 
     At most, cross-attention reads E a prompt token and writes and reads keys and values, 4 J.
     """

@@ -77,13 +77,13 @@ def _computations(text: str) -> dict[str, list[_Instruction]]:
 
 def _parsed(text: str) -> _Instruction | None:
     """`f32[2]{0} add(%a, %b), metadata=...`; the result may be a tuple in brackets."""
-    depth, end = 0, 0
+    depth = 0
     for end, character in enumerate(text):
         depth += (character in "([{") - (character in ")]}")
         if depth == 0 and character == " ":
-            break
-    op = re.match(r"([\w\-]+)\(", text[end + 1 :])
-    return op and _Instruction(text[:end], op[1], text[end + 1 :])
+            op = re.match(r"([\w\-]+)\(", text[end + 1 :])
+            return op and _Instruction(text[:end], op[1], text[end + 1 :])
+    return None
 
 
 def _collectives(
@@ -111,7 +111,7 @@ def _collectives(
 
 
 def _sent(op: str, instruction: _Instruction) -> float:
-    """Bytes that one chip sends, see `wire`; of an operation that is started, of its largest part."""
+    """Bytes that one chip sends, see `wire`; of what is started, by its largest part."""
     arrays = [
         _ITEMSIZE[kind] * math.prod(int(size) for size in shape.split(",") if size)
         for kind, shape in _ARRAY.findall(instruction.result)
@@ -128,7 +128,7 @@ def _sent(op: str, instruction: _Instruction) -> float:
 
 
 def _members(rest: str) -> int:
-    """How many chips take part: `replica_groups={{0,1},{2,3}}`, `=[2,2]<=...` or of a named mesh."""
+    """How many chips take part: `{{0,1},{2,3}}`, `[2,2]<=...` or axes of a named mesh."""
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
         return len(listed[1].split(","))
     if shape := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):

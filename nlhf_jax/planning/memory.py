@@ -1,4 +1,4 @@
-"""How much of a chip's memory a step takes, in closed form: what stays, and the most of the rest."""
+"""How much of a chip's memory a step takes, in closed form: what stays, and the most beside it."""
 
 import dataclasses
 import math
@@ -50,7 +50,9 @@ def optimizer_bytes(run: Run, mesh: Mesh) -> float:
 
 def stays(run: Run, mesh: Mesh) -> dict[str, float]:
     """What one chip holds from step to step: exact, by the shapes and the mesh."""
-    found: dict[str, float] = {"policy" if run.kind == "policy" else "model": stored_bytes(run.model, mesh)}
+    found: dict[str, float] = {
+        "policy" if run.kind == "policy" else "model": stored_bytes(run.model, mesh)
+    }
     if run.kind == "policy":
         found["reference"] = stored_bytes(run.model, mesh, run.frozen_dtype)
     if run.rater is not None:
@@ -105,7 +107,7 @@ def _rollout(run: Run, mesh: Mesh) -> float:
 
 
 def _layer(s: Sizes, rows: float, length: int) -> float:
-    """The most that is alive inside one layer: attention logits and weights, or the MLP's hidden."""
+    """The most that is alive inside a layer: attention logits and weights, or the MLP's hidden."""
     tokens = rows * length
     attention = rows * s.heads * length * length * (4 + 2 * s.itemsize)
     mlp = tokens * s.itemsize * (s.inputs + 1) * s.mlp

@@ -44,7 +44,7 @@ class Phase:
         """At the least and at the most.
 
         At the least compute, memory and wire are busy at the same time, each at its peak, so that
-        the slowest counts. At the most they wait for each other, at the shares of their peaks above.
+        the slowest counts. At the most they wait for each other, at their shares of the peaks.
         """
         links = max(chip.links, 1)
         least = max(
@@ -149,9 +149,7 @@ class _Network:
         return Phase(
             "gradient",
             costs.gradient_flops(s, prompts, rows, targets, length, run.remat),
-            memory
-            + made
-            + costs.gradient_bytes(s, prompts, rows, targets, length, run.remat),
+            memory + made + costs.gradient_bytes(s, prompts, rows, targets, length, run.remat),
             sent + sums + wire.gradients(used, held, count, self.mesh, parts),
         )
 
@@ -203,7 +201,7 @@ def _decode(run: Run, mesh: Mesh, sets: Mapping[str, int]) -> Phase:
     total = _total("decode", parts)
     if layout == mesh:
         return total
-    # Once: weights are gathered in the dtype of activations, from what a chip holds to what it needs.
+    # Once, in the dtype of activations: what a chip needs and does not hold is sent to it.
     trained, needed = (part_sizes(run.model, one)["decoder"][0] for one in (mesh, layout))
     itemsize = Sizes.of(run.model).itemsize
     moved = itemsize * max(0, needed - trained) * len(sets)

@@ -136,7 +136,9 @@ def helps(run: Run, topology: Topology) -> list[tuple[str, float]]:
     tried: list[tuple[str, dict[str, Any]]] = []
     if not run.remat:
         tried.append(("REMAT = True", {"remat": True}))
-    tried += [(f"MICROBATCHES = {n}", {"microbatches": n}) for n in (2, 4, 8) if n > run.microbatches]
+    tried += [
+        (f"MICROBATCHES = {n}", {"microbatches": n}) for n in (2, 4, 8) if n > run.microbatches
+    ]
     if run.kind == "policy" and run.frozen_dtype != "bfloat16":
         tried.append(('FROZEN_DTYPE = "bfloat16"', {"frozen_dtype": "bfloat16"}))
     tried.append((f"BATCH_SIZE = {run.batch_size // 2}", {"batch_size": run.batch_size // 2}))

@@ -16,7 +16,6 @@ from nlhf_jax.jobs import builders
 from nlhf_jax.learners.learner import Learner
 from nlhf_jax.models import registry
 from nlhf_jax.models.language_model import LanguageModel, PyTree
-from nlhf_jax.models.t5_layers import T5Config
 from nlhf_jax.planning import runs
 from nlhf_jax.sharding import Partitioner
 

@@ -5,15 +5,23 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nlhf_jax import configuration, jobs, optimizers
+from nlhf_jax import configuration, jobs
 from nlhf_jax.checkpoints import open_checkpoint
 from nlhf_jax.configuration import effective
-from nlhf_jax.data.templates import feature_length, needed_length, rater_segments, reward_segments
-from nlhf_jax.data.templates import RaterTemplate, RewardTemplate
+from nlhf_jax.data.templates import (
+    SHORT_INSTRUCTION,
+    SHORT_SUMMARY,
+    feature_length,
+    rater_segments,
+    reward_segments,
+    short_rater_segments,
+)
 from nlhf_jax.data.vocabularies import Vocabulary, tldr_mini_vocabulary
 from nlhf_jax.errors import UserError
 from nlhf_jax.jobs import builders
 from nlhf_jax.models import registry
+from nlhf_jax.models.language_model import LanguageModel
+from nlhf_jax.models.t5 import T5
 from nlhf_jax.models.t5_layers import T5Config
 from nlhf_jax.objectives import Objective
 from nlhf_jax.planning.sizes import Mesh
@@ -164,7 +172,7 @@ def read(
 
 def _other(kind, common, lengths, settings, named) -> Run:
     arguments = configuration.arguments(getattr(builders, kind), ["setup"])
-    model = _t5(registry.model_of(arguments["model"]).description())
+    model = _t5(registry.model_of(arguments["model"]))
     if kind == "supervised":
         sizes = tuple(feature_length(lengths, name, "SFT") for name in ("inputs", "targets"))
         return Run(kind, model, lengths=sizes, rows=1, **common)
@@ -172,9 +180,7 @@ def _other(kind, common, lengths, settings, named) -> Run:
     text, summary = (feature_length(lengths, name, "a rater") for name in ("text", "summary"))
     summaries = 2 if kind == "preference" else 1
     read = max(text + summaries * summary + fixed + 1, lengths.get("inputs", 0))
-    return Run(
-        kind, model, lengths=(read, 1), rows=2, template=fixed, assumed=assumed, **common
-    )
+    return Run(kind, model, lengths=(read, 1), rows=2, template=fixed, assumed=assumed, **common)
 
 
 def _policy(kind, common, lengths, settings, named) -> Run:
@@ -226,19 +232,18 @@ def _scorer(models: Mapping[str, T5Config], pairwise: bool):
 
 
 def model_named(name: str, option: str) -> T5Config:
-    """The T5 of a file in `gin_configs/models`: `t5_1_1_large`, `large` or `models/large.gin`."""
-    size = name.removeprefix("models/").removesuffix(".gin").removeprefix("t5_1_1_")
+    """The T5 that a gin file makes MODEL, or of the file of `gin_configs/models` with that size."""
+    path = name if name.endswith(".gin") else f"models/{name.removeprefix('t5_1_1_')}.gin"
+    # T5's vocabulary, for the files that leave it open.
     vocabulary = {"VOCAB_SIZE": 32128}
     try:
-        configuration.parse(
-            ["runs/sft.gin", f"models/{size}.gin"], macros_if_known=vocabulary, complete=False
-        )
+        configuration.parse(["runs/sft.gin", path], macros_if_known=vocabulary, complete=False)
     except UserError as error:
         raise UserError(
-            f"{option} is {name!r} but must name a file of gin_configs/models, such as "
-            f"t5_1_1_large: {error}"
+            f"{option} is {name!r} but must name a model, such as t5_1_1_large, or a gin file with "
+            f"one, such as models/large.gin: {error}"
         ) from error
-    return configuration.arguments(builders.supervised, ["setup"])["model"]
+    return _t5(registry.model_of(configuration.arguments(builders.supervised, ["setup"])["model"]))
 
 
 def _networks(
@@ -255,7 +260,7 @@ def _networks(
         try:
             if not path:
                 raise UserError(f"{setting} is not set")
-            found[option] = _t5(open_checkpoint(path).model)
+            found[option] = _t5(registry.build(open_checkpoint(path).model))
         except UserError as error:
             missing.append((option, str(error)))
     if missing:
@@ -265,34 +270,37 @@ def _networks(
         )
         raise UserError(
             f"the sizes of the {' and the '.join(option for option, _ in missing)} are those of "
-            f"checkpoints that cannot be opened ({'; '.join(why for _, why in missing)}): say which "
-            f"they are, such as {options}"
+            f"checkpoints that cannot be opened ({'; '.join(why for _, why in missing)}): say "
+            f"which they are, such as {options}"
         )
     return found, tuple(assumed)
 
 
-def _t5(description: Mapping[str, Any]) -> T5Config:
-    model = registry.build(description)
-    if not isinstance(getattr(model, "config", None), T5Config):
+def _t5(model: LanguageModel) -> T5Config:
+    if not isinstance(model, T5):
         raise UserError(
-            f"the model is of the family {description.get('family')!r}, but nlhf plan counts T5 "
-            "alone"
+            f"the model is of the family {model.description().get('family')!r}, but nlhf plan "
+            "counts T5 alone"
         )
     return model.config
 
 
 def _template_tokens(kind: str, settings: Mapping[str, Any]) -> tuple[int, tuple[str, ...]]:
     """How many tokens of a rater's input are fixed, and what was assumed for that."""
-    short = bool(configuration.macro("SHORT_TEMPLATE"))
-    path = configuration.macro("VOCABULARY")
-    vocabulary = None
-    if settings.get("jobs.train.data") == "@datasets.tldr_mini()":
+    source = str(settings.get("jobs.train.data", "")).strip("@()")
+    short = bool(settings.get(f"{source}.short_template"))
+    path = settings.get(f"{source}.vocabulary")
+    if source == "datasets.tldr_mini":
         vocabulary = tldr_mini_vocabulary()
     elif isinstance(path, str) and os.path.isfile(path):
         vocabulary = Vocabulary.load(path)
-    if vocabulary is None:
+    else:
         tokens = _TEMPLATE[kind, short]
-        return tokens, (f"the rater's instruction has {tokens} tokens, as in T5's vocabulary",)
-    template: RaterTemplate | RewardTemplate
-    template = rater_segments(vocabulary) if kind == "preference" else reward_segments(vocabulary)
-    return template.length, ()
+        return tokens, (
+            f"what is fixed of a rater's input is {tokens} tokens, as in T5's vocabulary",
+        )
+    if kind == "preference":
+        texts = short_rater_segments if short else rater_segments
+        return texts(vocabulary).length, ()
+    texts_of_one = (SHORT_INSTRUCTION, SHORT_SUMMARY) if short else ()
+    return reward_segments(vocabulary, *texts_of_one).length, ()

@@ -32,6 +32,9 @@ class Mesh(NamedTuple):
         return cuts if size % cuts == 0 else 1
 
 
+ALONE = Mesh(1, 1, 1)
+
+
 def decoding_mesh(layout: str, mesh: Mesh, rows: int) -> Mesh:
     """How a rollout of so many prompts cuts them and the weights: as a mesh that would do the same.
 
@@ -104,7 +107,7 @@ class Sizes:
     itemsize: int
 
     @classmethod
-    def of(cls, config: T5Config, mesh: Mesh = Mesh(1, 1, 1)) -> "Sizes":
+    def of(cls, config: T5Config, mesh: Mesh = ALONE) -> "Sizes":
         """Of `config`; with a mesh what a chip computes: the tensor axis cuts J, M and V."""
         joined = config.num_heads * config.head_dim
         return cls(
@@ -181,7 +184,7 @@ def adafactor_bytes(config: T5Config, mesh: Mesh, smallest: int = 128) -> int:
     for array in arrays(config):
         shape, axes = array.shape, array.axes
         if len(shape) == 2 and min(shape) >= smallest:
-            # Laid out like the parameter without a dimension: of a square, both like its second one.
+            # Laid out like the parameter without a dimension: of a square both like its second.
             kept = (1, 1) if shape[0] == shape[1] else (0, 1)
             moments = sum(shape[i] // mesh.cuts(shape[i], axes[i]) for i in kept)
             held += array.count * (moments + 1)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from nlhf_jax.planning import phases as costs
 from nlhf_jax.planning.chips import GIB
 from nlhf_jax.planning.plan import Plan, networks
-from nlhf_jax.planning.sizes import Mesh, stored_bytes
+from nlhf_jax.planning.sizes import ALONE, decoding_mesh, stored_bytes
 
 
 def terminal(plan: Plan) -> str:
@@ -28,7 +28,6 @@ def _head(plan: Plan) -> str:
 
 def _memory(plan: Plan) -> str:
     counts = networks(plan.run)
-    alone = Mesh(1, 1, 1)
     rows = [("", "parameters", "GiB in all", "GiB a chip")]
     for name, held in plan.memory.stays.items():
         whole = ""
@@ -36,7 +35,9 @@ def _memory(plan: Plan) -> str:
             config = plan.run.rater if name == "rater" else plan.run.model
             assert config is not None
             frozen = name in ("reference", "rater")
-            whole = _gib(stored_bytes(config, alone, plan.run.frozen_dtype if frozen else "float32"))
+            whole = _gib(
+                stored_bytes(config, ALONE, plan.run.frozen_dtype if frozen else "float32")
+            )
         count = f"{counts[name]:,}" if name in counts else ""
         rows.append((name, count, whole, _gib(held)))
     worst = max(plan.memory.phases, key=lambda name: plan.memory.phases[name])
@@ -84,7 +85,7 @@ def _step(plan: Plan) -> str:
         rows.append(
             (
                 phase.name,
-                f"{phase.flops / 1e12:.3f}",
+                _number(phase.flops / 1e12),
                 _range(phase.memory.least / 1e9, phase.memory.most / 1e9),
                 _range(phase.wire.least / 1e9, phase.wire.most / 1e9),
                 f"{phase.wire.collectives:.0f}",
@@ -93,18 +94,18 @@ def _step(plan: Plan) -> str:
         )
     least, most = plan.step_seconds
     flops = sum(phase.flops for phase in plan.phases)
-    rows.append(("in all", f"{flops / 1e12:.3f}", "", "", "", _range(1e3 * least, 1e3 * most)))
+    rows.append(("in all", _number(flops / 1e12), "", "", "", _range(1e3 * least, 1e3 * most)))
     return _table(rows)
 
 
 def _total(plan: Plan) -> str:
     least, most = plan.step_seconds
     steps, chips = plan.run.train_steps, plan.topology.chips
-    hours = [steps * seconds / 3600 for seconds in (least, most)]
+    hours = _range(steps * least / 3600, steps * most / 3600)
+    chip_hours = _range(chips * steps * least / 3600, chips * steps * most / 3600)
     return (
-        f"{_number(1 / most)} to {_number(1 / least)} steps/s; {steps:,} steps: "
-        f"{_number(hours[0])} to {_number(hours[1])} hours, "
-        f"{_number(chips * hours[0])} to {_number(chips * hours[1])} chip-hours"
+        f"{_range(1 / most, 1 / least)} steps/s; {steps:,} steps in {hours} hours, {chip_hours} "
+        "chip-hours"
     )
 
 
@@ -123,10 +124,25 @@ def _assumed(plan: Plan) -> str:
         "every response has its full length, which early training comes near to; evaluation, "
         "checkpoints and reading of data are not counted",
         *plan.run.assumed,
+        *_about_decoding(plan),
     ]
     if plan.run.optimizer not in ("adafactor", "adamw"):
         lines.append(f"the optimiser {plan.run.optimizer} keeps what AdamW keeps")
     return "assumed:\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _about_decoding(plan: Plan) -> list[str]:
+    run = plan.run
+    if run.kind != "policy":
+        return []
+    layout = decoding_mesh(run.decode_layout, plan.mesh, run.batch_size)
+    if layout != plan.mesh:
+        weights = f"1/{layout.tensor} of the weights" if layout.tensor > 1 else "all weights"
+        rows = run.batch_size / layout.batch_shares
+        return [f"responses are decoded with {weights} and {rows:g} prompts on each chip"]
+    if plan.mesh.fsdp > 1:
+        return ["in the decode loop weights are gathered along fsdp for every token"]
+    return []
 
 
 def _limit(plan: Plan) -> float:
@@ -138,7 +154,9 @@ def _gib(size: float) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    if value == 0 or value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value >= 0.001 else f"{value:.0e}"
 
 
 def _range(least: float, most: float) -> str:

@@ -17,9 +17,15 @@ from tests.planning.networks import SMALL, shapes
 
 # 3 divides no dimension of it, 6 all but the vocabulary.
 ODD = dataclasses.replace(
-    SMALL, vocab_size=100, emb_dim=48, num_heads=6, head_dim=8, mlp_dim=96, logits_via_embedding=True,
+    SMALL,
+    vocab_size=100,
+    emb_dim=48,
+    num_heads=6,
+    head_dim=8,
+    mlp_dim=96,
+    logits_via_embedding=True,
     mlp_activations=("relu",),
-)  # fmt: skip
+)
 MESHES = [(1, 1, 1), (2, 2, 2), (1, 2, 4), (2, 4, 1), (8, 1, 1)]
 
 
