@@ -17,7 +17,7 @@ from nlhf_jax.learners.learner import Learner
 from nlhf_jax.models import registry
 from nlhf_jax.models.language_model import LanguageModel, PyTree
 from nlhf_jax.planning import runs
-from nlhf_jax.sharding import Partitioner
+from nlhf_jax.sharding import MESH_AXES, Partitioner
 
 _LABELS = (2, 3)  # a rater's answers; which ones is of no matter to a cost
 
@@ -29,15 +29,27 @@ def lower(
     search_paths: Sequence[str],
     devices: Sequence[jax.Device],
 ) -> jax.stages.Lowered:
-    """The program of `run`'s training step on `devices`.
+    """The program of `run`'s training step on `devices`; arguments as of `abstract_learner`."""
+    learner, frozen, batch = abstract_learner(run, gin_files, overrides, search_paths, devices)
+    return learner.lower_train_step(frozen, batch)
 
-    The learner is the one that the gin files' builder makes; of the run it takes the sizes of the
-    networks and of the batch.
+
+def abstract_learner(
+    run: runs.Run,
+    gin_files: Sequence[str],
+    overrides: Sequence[str],
+    search_paths: Sequence[str],
+    devices: Sequence[jax.Device],
+) -> tuple[Learner, PyTree, dict[str, jax.ShapeDtypeStruct]]:
+    """The learner that the gin files' builder makes, what it reads and never changes, and a batch.
+
+    Both are shapes. Of `run` it has the sizes of the networks and of the batch.
     """
     # What gin would make of them are the real data and a mesh of the devices that are here.
     without = ("jobs.train.data=None", "jobs.train.partitioner=None")
+    layout = _mesh_settings(gin_files, overrides, search_paths)
     runs.parse(gin_files, [*overrides, *without], search_paths)
-    partitioner = Partitioner(*run.mesh_on(len(devices)), devices=devices)
+    partitioner = Partitioner(*run.mesh_on(len(devices)), devices=devices, **layout)
     arguments = configuration.arguments(jobs.train, ["workdir"])
     setup = builders.Setup(
         _no_data(run.template),
@@ -51,7 +63,18 @@ def lower(
     )
     learner = arguments["learner"](setup)
     frozen = learner._frozen if run.kind == "policy" else None
-    return learner.lower_train_step(frozen, _batch(learner, run, arguments, partitioner))
+    return learner, frozen, _batch(learner, run, arguments, partitioner)
+
+
+def _mesh_settings(
+    gin_files: Sequence[str], overrides: Sequence[str], search_paths: Sequence[str]
+) -> dict[str, Any]:
+    """What gin says of the mesh beside its axes."""
+    runs.parse(gin_files, overrides, search_paths)
+    prefix = "sharding.Partitioner."
+    settings = configuration.settings_of(jobs.train).values
+    found = {name.removeprefix(prefix): v for name, v in settings.items() if prefix in name}
+    return {name: value for name, value in found.items() if name not in (*MESH_AXES, "devices")}
 
 
 def _no_data(template: int) -> Dataset:

@@ -14,7 +14,8 @@ def test_a_topology_has_the_chips_of_its_shape(name, chips):
 
 
 @pytest.mark.parametrize(
-    "name", ["v5e", "v5e:", "v5e:4", "v5e:4x4x4", "v5p:4x4", "v9:4x4", "v5e:0x4", "h100:2x4", "", "x"]
+    "name",
+    ["v5e", "v5e:", "v5e:4", "v5e:4x4x4", "v5p:4x4", "v9:4x4", "v5e:0x4", "h100:2x4", "", "x"],
 )
 def test_what_is_no_topology_is_one_sentence(name):
     with pytest.raises(UserError, match="--topology is") as error:

@@ -2,7 +2,7 @@
 
 from nlhf_jax.planning.hlo import all_collectives, decode_collectives
 
-# A loop over tokens that runs one all-reduce over 4 chips, and a ring of 3 steps of one permute each;
+# A loop over tokens that runs one all-reduce over 4 chips, and a ring of 3 steps of a permute;
 # before it an all-gather over 2 chips that is started and done, and a loop that is not a rollout's.
 TEXT = """\
 HloModule step
