@@ -13,7 +13,8 @@ from nlhf_jax.planning.compiling import Request
 def main() -> None:
     asked = json.load(sys.stdin)
     program, quick = asked.pop("program"), asked.pop("quick")
-    request = Request(**{k: tuple(v) if isinstance(v, list) else v for k, v in asked.items()})
+    several = ("gin_files", "overrides", "search_paths")
+    request = Request(**asked | {name: tuple(asked[name]) for name in several})
     try:
         print(json.dumps(_answer(request, program, quick)))
     except UserError as error:
@@ -24,7 +25,7 @@ def _answer(request: Request, program: str | None, quick: bool) -> dict[str, Any
     import jax
 
     # A third of the time, by less care for the program's speed.
-    options = {"exec_time_optimization_effort": -1.0} if quick else None
+    options: Any = {"exec_time_optimization_effort": -1.0} if quick else None
 
     # As every job: the program depends on it.
     jax.config.update("jax_threefry_partitionable", True)
@@ -40,9 +41,10 @@ def _answer(request: Request, program: str | None, quick: bool) -> dict[str, Any
     if program is not None:
         with open(program, "w", encoding="utf-8") as file:
             file.write(text)
+    memory = compiled.memory_analysis()
     loop = hlo.decode_collectives(text)
     return {
-        "peak": compiled.memory_analysis().peak_memory_in_bytes,
+        "peak": memory and memory.peak_memory_in_bytes,
         "collectives": loop and loop.count,
         "sent": loop and loop.sent,
     }

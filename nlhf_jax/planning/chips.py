@@ -23,7 +23,6 @@ class Chip:
       link_speed: of one link to a neighbour, in one direction, bytes/s.
       links: how many of them a chip has.
       dimensions: of the torus that they make; 0: any chip reaches any other.
-      devices: JAX's devices on one chip.
     """
 
     name: str
@@ -33,7 +32,6 @@ class Chip:
     link_speed: float = math.inf
     links: int = 0
     dimensions: int = 0
-    devices: int = 1
 
     @property
     def is_tpu(self) -> bool:

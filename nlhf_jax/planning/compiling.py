@@ -154,6 +154,8 @@ def _understood(code: int, out: str, err: str, topology: Topology) -> Compiled:
     if "error" in said:
         return _refused(said["error"])
     peak = said["peak"]
+    if peak is None:
+        return Compiled("compiler failed", "it does not say how much memory the step takes")
     verdict = "fits" if peak <= topology.chip.memory else "does not fit"
     return Compiled(verdict, "", peak, 0.0, said["collectives"], said["sent"])
 

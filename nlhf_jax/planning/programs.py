@@ -31,7 +31,7 @@ def lower(
 ) -> jax.stages.Lowered:
     """The program of `run`'s training step on `devices`; arguments as of `abstract_learner`."""
     learner, frozen, batch = abstract_learner(run, gin_files, overrides, search_paths, devices)
-    return learner.lower_train_step(frozen, batch)
+    return learner.lower_train_step(frozen, batch)  # type: ignore[arg-type]  # shapes
 
 
 def abstract_learner(
@@ -127,7 +127,9 @@ def _batch(
         "reward": rater,
         "policy": {"inputs": "inputs"},
     }[learner.kind]
-    wanted = {key: ((run.batch_size, lengths[name]), np.int32) for key, name in features.items()}
+    wanted: dict[str, tuple] = {
+        key: ((run.batch_size, lengths[name]), np.int32) for key, name in features.items()
+    }
     if "chosen" in wanted:
         wanted["vote_share"] = ((run.batch_size,), np.float32)
     return {

@@ -1,6 +1,7 @@
 """What a gin file's training is, as far as its cost depends on it; no data and no array is read."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -112,11 +113,11 @@ class Run:
 
 def parse(gin_files: Sequence[str], overrides: Sequence[str], search_paths: Sequence[str]) -> None:
     """Makes a training's files the configuration, without what its cost does not depend on."""
-    where = {"search_paths": search_paths}
-    configuration.parse(gin_files, overrides, complete=False, **where)
+    parsed = functools.partial(configuration.parse, gin_files, overrides, search_paths=search_paths)
+    parsed(complete=False)
     required = {s.name for s in effective.settings(gin_files, overrides) if s.is_required}
     given = {name: value for name, value in _ANY.items() if name in required}
-    configuration.parse(gin_files, overrides, macros_if_known=given, **where)
+    parsed(macros_if_known=given)
 
 
 def read(
@@ -174,8 +175,8 @@ def _other(kind, common, lengths, settings, named) -> Run:
     arguments = configuration.arguments(getattr(builders, kind), ["setup"])
     model = _t5(registry.model_of(arguments["model"]))
     if kind == "supervised":
-        sizes = tuple(feature_length(lengths, name, "SFT") for name in ("inputs", "targets"))
-        return Run(kind, model, lengths=sizes, rows=1, **common)
+        inputs, targets = (feature_length(lengths, n, "SFT") for n in ("inputs", "targets"))
+        return Run(kind, model, lengths=(inputs, targets), rows=1, **common)
     fixed, assumed = _template_tokens(kind, settings)
     text, summary = (feature_length(lengths, name, "a rater") for name in ("text", "summary"))
     summaries = 2 if kind == "preference" else 1

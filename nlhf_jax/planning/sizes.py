@@ -61,22 +61,22 @@ def decoding_mesh(layout: str, mesh: Mesh, rows: int) -> Mesh:
 
 
 class Array(NamedTuple):
-    """`count` arrays of one shape, whose dimensions carry logical axes."""
+    """`copies` arrays of one shape, whose dimensions carry logical axes."""
 
     part: str  # "embedding", "encoder", "decoder", "logits" or "small"
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
-    count: int
+    copies: int
 
     @property
     def size(self) -> int:
         """Numbers in all of them."""
-        return self.count * math.prod(self.shape)
+        return self.copies * math.prod(self.shape)
 
     def on_chip(self, mesh: Mesh) -> int:
         """Numbers of them that one chip holds."""
         cuts = math.prod(map(mesh.cuts, self.shape, self.axes))
-        return self.count * (math.prod(self.shape) // cuts)
+        return self.copies * (math.prod(self.shape) // cuts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,9 +187,9 @@ def adafactor_bytes(config: T5Config, mesh: Mesh, smallest: int = 128) -> int:
             # Laid out like the parameter without a dimension: of a square both like its second.
             kept = (1, 1) if shape[0] == shape[1] else (0, 1)
             moments = sum(shape[i] // mesh.cuts(shape[i], axes[i]) for i in kept)
-            held += array.count * (moments + 1)
+            held += array.copies * (moments + 1)
         else:
-            held += array.on_chip(mesh) + 2 * array.count
+            held += array.on_chip(mesh) + 2 * array.copies
     return 4 * held
 
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import gin
 import pytest
@@ -173,3 +175,22 @@ def test_the_largest_batch_fits_and_more_do_not(capsys):
 def test_a_setting_replaces_an_earlier_one():
     request = Request(TLDR, ("BATCH_SIZE=32", "TAU=0.1"), (), None, None, "v5e:4x4")
     assert with_setting(request, "BATCH_SIZE=64").overrides == ("TAU=0.1", "BATCH_SIZE=64")
+
+
+PROGRAM = """
+import sys
+
+for name in ("tensorflow", "tensorflow_text", "tensorflow_datasets", "seqio"):
+    sys.modules[name] = None  # makes an import of that name fail
+
+from nlhf_jax.main import main
+
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_plan_needs_no_tensorflow():
+    command = [sys.executable, "-c", PROGRAM, *COMMAND, *SIZES]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert "chip-hours" in found.stdout
