@@ -88,6 +88,7 @@ def plan(options: argparse.Namespace) -> None:
             options.policy,
             options.rater,
             options.topology,
+            options.careful,
         ),
         topology(options.topology),
         compile_timeout=None if options.no_compile else options.compile_timeout,

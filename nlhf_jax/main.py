@@ -201,6 +201,7 @@ def _plan_parser() -> _Parser:
         metavar="SECONDS",
         help="when to give up the compiler (900)",
     )
+    add("--careful", action="store_true", help="compile as the run itself will: takes longer")
     add("--largest_batch", action="store_true", help="look for the largest batch that fits")
     add("--json", metavar="FILE", help="all numbers, in bytes, FLOPs and seconds")
     add("--program", metavar="FILE", help="the compiled program's text")

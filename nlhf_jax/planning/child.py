@@ -12,20 +12,21 @@ from nlhf_jax.planning.compiling import Request
 
 def main() -> None:
     asked = json.load(sys.stdin)
-    program, quick = asked.pop("program"), asked.pop("quick")
+    program = asked.pop("program")
     several = ("gin_files", "overrides", "search_paths")
     request = Request(**asked | {name: tuple(asked[name]) for name in several})
     try:
-        print(json.dumps(_answer(request, program, quick)))
+        print(json.dumps(_answer(request, program)))
     except UserError as error:
         print(json.dumps({"user_error": str(error)}))
 
 
-def _answer(request: Request, program: str | None, quick: bool) -> dict[str, Any]:
+def _answer(request: Request, program: str | None) -> dict[str, Any]:
     import jax
 
-    # A third of the time, by less care for the program's speed.
-    options: Any = {"exec_time_optimization_effort": -1.0} if quick else None
+    options: Any = None
+    if not request.careful and request.topology != HERE:  # an option of TPU's compiler
+        options = {"exec_time_optimization_effort": -1.0}
 
     # As every job: the program depends on it.
     jax.config.update("jax_threefry_partitionable", True)

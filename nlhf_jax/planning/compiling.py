@@ -32,7 +32,11 @@ _SOURCES = Path(__file__).resolve().parents[1]
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to compile: a gin file's step, with the sizes of its networks, for a topology."""
+    """What to compile: a gin file's step, with the sizes of its networks, for a topology.
+
+    If `careful` as the run itself will: a program that is compiled quickly takes about as much
+    memory, but is slower and has other collectives.
+    """
 
     gin_files: tuple[str, ...]
     overrides: tuple[str, ...]
@@ -40,6 +44,7 @@ class Request:
     policy: str | None
     rater: str | None
     topology: str
+    careful: bool = False
 
     def run(self) -> runs.Run:
         return runs.read(self.gin_files, self.overrides, self.search_paths, self.policy, self.rater)
@@ -94,9 +99,10 @@ def compiled(
     if program is None and remembered.exists():
         return dataclasses.replace(_read(remembered), remembered=True)
     limit = topology.chip.memory
-    found = _compile(request, topology, timeout, program, quick=topology.chip.is_tpu)
-    if found.peak is not None and abs(found.peak - limit) < _CLOSE * limit:
-        found = _compile(request, topology, timeout, program, quick=False)
+    found = _compile(request, topology, timeout, program)
+    if found.peak is not None and abs(found.peak - limit) < _CLOSE * limit and not request.careful:
+        careful = dataclasses.replace(request, careful=True)
+        found = _compile(careful, topology, timeout, program)
     if found.verdict in ("fits", "does not fit"):
         remembered.parent.mkdir(parents=True, exist_ok=True)
         partial = remembered.with_suffix(f".{os.getpid()}")
@@ -105,9 +111,7 @@ def compiled(
     return found
 
 
-def _compile(
-    request: Request, topology: Topology, timeout: float, program: str | None, quick: bool
-) -> Compiled:
+def _compile(request: Request, topology: Topology, timeout: float, program: str | None) -> Compiled:
     environment = dict(os.environ)
     if topology.chip.is_tpu:
         # No TPU is asked for, and another process may have libtpu loaded.
@@ -119,7 +123,7 @@ def _compile(
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(_SOURCES.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
-    asked = dataclasses.asdict(request) | {"program": program, "quick": quick}
+    asked = dataclasses.asdict(request) | {"program": program}
     started = time.monotonic()
     child = subprocess.Popen(
         [sys.executable, "-m", "nlhf_jax.planning.child"],
@@ -178,7 +182,7 @@ def _cache_file(run: runs.Run, request: Request) -> Path:
     matters: dict[str, Any] = {
         "run": dataclasses.asdict(run),
         "configuration": configuration.text(),
-        "topology": request.topology,
+        "topology": (request.topology, request.careful),
         "sources": _sources(),
         "libraries": {name: _version(name) for name in ("jax", "jaxlib", "libtpu", "optax")},
     }

@@ -8,6 +8,7 @@ from nlhf_jax.models.t5_layers import T5Config
 from nlhf_jax.planning import costs
 from nlhf_jax.planning.runs import Run
 from nlhf_jax.planning.sizes import (
+    ALONE,
     Mesh,
     Sizes,
     adafactor_bytes,
@@ -89,9 +90,19 @@ def memory(run: Run, mesh: Mesh) -> Memory:
     return Memory(stays(run, mesh), needs)
 
 
+def decoding(run: Run, mesh: Mesh) -> Mesh:
+    """How the rollout of a policy's run is laid out, see `sizes.decoding_mesh`."""
+    whole = part_sizes(run.model, ALONE)
+    itemsize = Sizes.of(run.model).itemsize
+    one = itemsize * (whole["decoder"][0] + whole["embedding"][0])
+    one += 4 * whole.get("logits", (0, 0))[0]
+    sets = {name for player in run.players for name in player}
+    return decoding_mesh(run.decode_layout, mesh, run.batch_size, one * len(sets))
+
+
 def _rollout(run: Run, mesh: Mesh) -> float:
     """Caches, decoders' weights in the dtype of activations, and a token's logits."""
-    layout = decoding_mesh(run.decode_layout, mesh, run.batch_size)
+    layout = decoding(run, mesh)
     s, prompts = Sizes.of(run.model, layout), run.batch_size / layout.batch_shares
     length, targets = run.lengths
     held = part_sizes(run.model, layout)

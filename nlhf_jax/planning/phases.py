@@ -8,7 +8,7 @@ from nlhf_jax.planning import costs, memory, wire
 from nlhf_jax.planning.chips import Chip
 from nlhf_jax.planning.costs import Bytes
 from nlhf_jax.planning.runs import Run
-from nlhf_jax.planning.sizes import Mesh, Sizes, decoding_mesh, part_sizes
+from nlhf_jax.planning.sizes import Mesh, Sizes, part_sizes
 from nlhf_jax.planning.wire import Wire
 
 # What is assumed of a chip at its slowest: shares of its peaks, and how long a collective takes to
@@ -191,7 +191,7 @@ def phases(run: Run, mesh: Mesh) -> list[Phase]:
 
 def _decode(run: Run, mesh: Mesh, sets: Mapping[str, int]) -> Phase:
     """The rollout's loop in its layout, and the way of the weights into that."""
-    layout = decoding_mesh(run.decode_layout, mesh, run.batch_size)
+    layout = memory.decoding(run, mesh)
     prompts = run.batch_size / layout.batch_shares
     length, targets = run.lengths
     parts = []

@@ -26,6 +26,7 @@ class Plan:
       phases: of a step, on one chip.
       compiled: what the compiler says; None if it was not asked.
       helps: where the run does not fit, settings that help and the closed form's peak with them.
+      careful: whether that was compiled as the run itself will.
       largest_batch: (the largest that fits, who says so); None if it was not looked for.
     """
 
@@ -35,6 +36,7 @@ class Plan:
     memory: Memory
     phases: list[Phase]
     compiled: Compiled | None = None
+    careful: bool = False
     helps: tuple[tuple[str, float], ...] = ()
     largest_batch: tuple[int, str] | None = None
 
@@ -120,7 +122,7 @@ def make(
     plan = Plan(run, topology, mesh, memory(run, mesh), phases.phases(run, mesh))
     if compile_timeout is not None:
         found = compiling.compiled(request, run, topology, compile_timeout, program)
-        plan = dataclasses.replace(plan, compiled=found)
+        plan = dataclasses.replace(plan, compiled=found, careful=request.careful)
     if not plan.fits:
         plan = dataclasses.replace(plan, helps=tuple(helps(run, topology)))
     if largest_batch:

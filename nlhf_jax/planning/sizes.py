@@ -35,29 +35,34 @@ class Mesh(NamedTuple):
 ALONE = Mesh(1, 1, 1)
 
 
-def decoding_mesh(layout: str, mesh: Mesh, rows: int) -> Mesh:
+# Of weights that "auto" gives to every chip, as in `nlhf_jax.sharding`.
+_MOST_REPLICATED = 4 * 2**30
+
+
+def decoding_mesh(layout: str, mesh: Mesh, rows: int, weights: float) -> Mesh:
     """How a rollout of so many prompts cuts them and the weights: as a mesh that would do the same.
 
     Args:
       layout: "replicated" (all chips have all weights and a part of the rows), "tensor" (weights
-        are cut along `tensor` alone), "spread" (also along `fsdp`, in the same way) or "trained"
-        (as in training: weights that are cut along `fsdp` are gathered for each token). "auto" is
-        the first of them.
+        are cut along `tensor` alone), "spread" (also along `fsdp`, in the same way), "trained" (as
+        in training: weights that are cut along `fsdp` are gathered for each token), or "auto".
       mesh: that of training.
       rows: prompts; axes that do not divide them do not cut them, the last ones first.
+      weights: bytes of all weights that are decoded with.
     """
-    if layout == "trained":
+    if layout == "auto":
+        layout = "replicated" if weights <= _MOST_REPLICATED else "spread"
+        layout = "tensor" if mesh.tensor > 1 else layout
+    if layout == "trained" or mesh.chips == 1:
         return mesh
-    if layout == "tensor":
-        return Mesh(mesh.batch_shares, 1, mesh.tensor)
-    if layout == "spread":
-        return Mesh(mesh.data, 1, mesh.fsdp * mesh.tensor)
-    shares = mesh.chips
-    for axis in (mesh.tensor, mesh.fsdp, mesh.data):
-        if rows % shares == 0:
-            break
-        shares //= axis
-    return Mesh(shares, 1, 1)
+    along, tensor = {
+        "replicated": ((mesh.data, mesh.fsdp, mesh.tensor), 1),
+        "tensor": ((mesh.data, mesh.fsdp), mesh.tensor),
+        "spread": ((mesh.data,), mesh.fsdp * mesh.tensor),
+    }[layout]
+    while rows % math.prod(along):
+        along = along[:-1]
+    return Mesh(math.prod(along), 1, tensor)
 
 
 class Array(NamedTuple):

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from nlhf_jax.planning import phases as costs
 from nlhf_jax.planning.chips import GIB
+from nlhf_jax.planning.memory import decoding
 from nlhf_jax.planning.plan import Plan, networks
-from nlhf_jax.planning.sizes import ALONE, decoding_mesh, stored_bytes
+from nlhf_jax.planning.sizes import ALONE, stored_bytes
 
 
 def terminal(plan: Plan) -> str:
@@ -61,6 +62,7 @@ def _compiled(plan: Plan) -> str:
         why = f": {found.reason}" if found.reason else ""
         how = " (remembered)" if found.remembered else f" ({found.seconds:.0f} s)"
         how = how if found.seconds else ""
+        how = f", compiled quickly{how}" if how and not plan.careful else how
         lines.append(f"compiled: {found.verdict}{told}{over}{why}{how}")
         if found.collectives is not None and found.sent is not None:
             lines.append(
@@ -135,7 +137,7 @@ def _about_decoding(plan: Plan) -> list[str]:
     run = plan.run
     if run.kind != "policy":
         return []
-    layout = decoding_mesh(run.decode_layout, plan.mesh, run.batch_size)
+    layout = decoding(run, plan.mesh)
     if layout != plan.mesh:
         weights = f"1/{layout.tensor} of the weights" if layout.tensor > 1 else "all weights"
         rows = run.batch_size / layout.batch_shares

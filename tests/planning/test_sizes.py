@@ -76,10 +76,20 @@ def test_a_dimension_that_does_not_divide_stays_whole():
 
 def test_a_rollout_is_cut_by_as_many_chips_as_divide_its_rows():
     mesh = sizes.Mesh(2, 4, 4)
-    assert sizes.decoding_mesh("replicated", mesh, 32) == sizes.Mesh(32, 1, 1)
-    assert sizes.decoding_mesh("replicated", mesh, 8) == sizes.Mesh(8, 1, 1)
-    assert sizes.decoding_mesh("tensor", mesh, 8) == sizes.Mesh(8, 1, 4)
-    assert sizes.decoding_mesh("trained", mesh, 8) == mesh
+    small, large = 1e9, 1e10
+    for layout, rows, wanted in (
+        ("replicated", 32, (32, 1, 1)),
+        ("replicated", 8, (8, 1, 1)),
+        ("tensor", 8, (8, 1, 4)),
+        ("tensor", 6, (2, 1, 4)),
+        ("spread", 8, (2, 1, 16)),
+        ("trained", 8, mesh),
+        ("auto", 8, (8, 1, 4)),
+    ):
+        assert sizes.decoding_mesh(layout, mesh, rows, small) == wanted
+    without = sizes.Mesh(2, 8, 1)
+    assert sizes.decoding_mesh("auto", without, 32, small) == (16, 1, 1)
+    assert sizes.decoding_mesh("auto", without, 32, large) == (2, 1, 8)
 
 
 def test_an_optimiser_that_is_not_factored_has_whole_moments():
