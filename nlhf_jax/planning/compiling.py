@@ -120,6 +120,8 @@ def _compile(request: Request, topology: Topology, timeout: float, program: str 
             "TPU_SKIP_MDS_QUERY": "1",
             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         }
+    else:
+        environment["JAX_NUM_CPU_DEVICES"] = str(topology.chips)
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(_SOURCES.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     )

@@ -119,14 +119,25 @@ def test_an_error_about_memory_says_how_much_was_wanted():
     assert (found.verdict, found.peak) == ("does not fit", 20.5 * 2**30)
 
 
+@pytest.mark.slow
+def test_a_step_is_compiled_for_the_devices_at_hand(tmp_path):
+    """All of them, in a process that has as many; what stays is a part of the peak."""
+    asked = request(tmp_path, "nash_md", "FSDP_AXIS=2")
+    found = compile_for(asked)
+    run = asked.run()
+    assert found.verdict == "fits", found
+    assert found.peak > sum(memory.stays(run, run.mesh_on(len(jax.devices()))).values())
+
+
 @needs_libtpu
+@pytest.mark.slow
 def test_a_step_is_compiled_for_a_tpu_once(tmp_path):
-    asked = request(tmp_path, "nash_md", "FSDP_AXIS=4", where="v5e:2x2")
+    asked = request(tmp_path, "nash_md", "TENSOR_AXIS=4", where="v5e:2x2")
     program = tmp_path / "program.txt"
     found = compile_for(asked, program=str(program))
     assert found.verdict == "fits", found
     assert 0 < found.peak < 1e9 and "HloModule" in program.read_text()
-    assert found.collectives > 0 and found.sent > 0  # weights, for every token
+    assert found.collectives > 0 and found.sent > 0  # sums, for every token
     again = compile_for(asked)
     assert again == dataclasses.replace(found, remembered=True)
 

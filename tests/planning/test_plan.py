@@ -138,9 +138,12 @@ def test_a_run_that_does_not_fit_is_told_what_helps():
 def test_what_is_decoded_with_all_weights_sends_less_and_reads_more():
     run = read()
     mesh = run.mesh_on(16)
-    trained = {p.name: p for p in phases.phases(run, mesh)}["decode"]
-    whole = dataclasses.replace(run, decode_layout="replicated")
-    replicated = {p.name: p for p in phases.phases(whole, mesh)}["decode"]
+    trained, replicated = (
+        {p.name: p for p in phases.phases(dataclasses.replace(run, decode_layout=one), mesh)}[
+            "decode"
+        ]
+        for one in ("trained", "replicated")
+    )
     assert replicated.wire.most < trained.wire.least / 4
     assert replicated.memory.least > trained.memory.least
 
