@@ -1,6 +1,9 @@
 """The process that compiles: a request as JSON on standard input, an answer as JSON on output."""
 
+import ctypes
 import json
+import os
+import signal
 import sys
 from typing import Any
 
@@ -9,9 +12,12 @@ from nlhf_jax.planning import hlo, programs
 from nlhf_jax.planning.chips import HERE
 from nlhf_jax.planning.compiling import Request
 
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
 
 def main() -> None:
     asked = json.load(sys.stdin)
+    _end_with(asked.pop("parent"))
     program = asked.pop("program")
     several = ("gin_files", "overrides", "search_paths")
     request = Request(**asked | {name: tuple(asked[name]) for name in several})
@@ -19,6 +25,17 @@ def main() -> None:
         print(json.dumps(_answer(request, program)))
     except UserError as error:
         print(json.dumps({"user_error": str(error)}))
+
+
+def _end_with(parent: int) -> None:
+    """A compilation takes minutes and gigabytes: nobody waits for it if the parent was killed.
+
+    By the kernel, on Linux: the compiler holds Python's lock, so that no thread could look.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # killed before
+        sys.exit(1)
 
 
 def _answer(request: Request, program: str | None) -> dict[str, Any]:

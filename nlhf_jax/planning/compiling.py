@@ -125,7 +125,7 @@ def _compile(request: Request, topology: Topology, timeout: float, program: str 
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(_SOURCES.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
-    asked = dataclasses.asdict(request) | {"program": program}
+    asked = dataclasses.asdict(request) | {"program": program, "parent": os.getpid()}
     started = time.monotonic()
     child = subprocess.Popen(
         [sys.executable, "-m", "nlhf_jax.planning.child"],
