@@ -14,7 +14,7 @@ from nlhf_jax.planning.wire import Wire
 # What is assumed of a chip at its slowest: shares of its peaks, and how long a collective takes to
 # start, in seconds (at its fastest, at its slowest). At its fastest it uses all links at once, at
 # its slowest one link in one direction.
-COMPUTE_SHARE, MEMORY_SHARE = 0.4, 0.6
+COMPUTE_SHARE, MEMORY_SHARE = 0.25, 0.6
 STARTS = (1e-6, 10e-6)
 
 

@@ -126,7 +126,8 @@ def test_a_step_is_compiled_for_the_devices_at_hand(tmp_path):
     found = compile_for(asked)
     run = asked.run()
     assert found.verdict == "fits", found
-    assert found.peak > sum(memory.stays(run, run.mesh_on(len(jax.devices()))).values())
+    mesh = run.mesh_on(len(jax.devices()))
+    assert found.peak > 1.05 * sum(memory.stays(run, mesh).values())
 
 
 @needs_libtpu
