@@ -66,6 +66,41 @@ def config(options: argparse.Namespace) -> None:
     print(tables.markdown(found) if options.markdown else tables.terminal(found), end="")
 
 
+def plan(options: argparse.Namespace) -> None:
+    from nlhf_jax.files import check_writable, write_whole
+    from nlhf_jax.planning import plan as planning
+    from nlhf_jax.planning import tables
+    from nlhf_jax.planning.chips import topology
+    from nlhf_jax.planning.compiling import Request
+
+    for name in ("json", "program"):
+        if (path := getattr(options, name)) is not None:
+            check_writable(path, f"--{name}", file=True)
+    if options.no_compile and options.program is not None:
+        raise UserError("--program says nothing with --no_compile")
+    if options.compile_timeout <= 0:
+        raise UserError(f"--compile_timeout is {options.compile_timeout} but must be positive")
+    _configure_jax()
+    made = planning.make(
+        Request(
+            tuple(options.gin_file),
+            tuple(options.overrides),
+            tuple(options.gin_search_paths),
+            options.policy,
+            options.rater,
+            options.topology,
+            options.careful,
+        ),
+        topology(options.topology),
+        compile_timeout=None if options.no_compile else options.compile_timeout,
+        program=options.program,
+        largest_batch=options.largest_batch,
+    )
+    print(tables.terminal(made), end="")
+    if options.json is not None:
+        write_whole(options.json, json.dumps(made.json(), indent=2) + "\n")
+
+
 def one_job(options: argparse.Namespace) -> None:
     """`train` and `evaluate`: a function that gin configures."""
     from nlhf_jax import configuration

@@ -29,6 +29,7 @@ jobs:
   sample    responses of one checkpoint to prompts
   report    the report of a work directory again
   config    what a gin file comes to: every setting, and where it was set
+  plan      what a training takes on chips that you need not have: memory, time, traffic
   data      checks JSON lines, trains a vocabulary
   convert   checkpoints of T5X and Hugging Face to ours and back
 
@@ -50,6 +51,8 @@ _EXAMPLES = {
     "sample": "nlhf sample --checkpoint=out/nash_md --prompts=prompts.txt --num_samples=2",
     "report": "nlhf report --workdir=out",
     "config": "nlhf config --gin_file=tldr/nash_md.gin --gin.BETA=0.25",
+    "plan": "nlhf plan --gin_file=tldr/nash_md.gin --policy=t5_1_1_large --rater=t5_1_1_xl "
+    "--topology=v5e:4x4",
     "data": "nlhf data check sft:my_summaries.jsonl preferences:my_votes.jsonl",
     "convert": "nlhf convert --checkpoint=out/nash_md --to=huggingface --output=nash_md_hf",
 }
@@ -186,6 +189,38 @@ def _config_parser() -> _Parser:
     parser = _Parser("config", what, commands.config)
     _add_gin_files(parser)
     parser.add_argument("--markdown", action="store_true", help="tables, for documentation")
+    return parser
+
+
+def _plan_parser() -> _Parser:
+    what = (
+        "Says what each chip of a topology holds and does in a training, and how long that takes:\n"
+        "in closed form, and by compiling the real step for those chips. Neither they nor data\n"
+        "nor checkpoints need to be there."
+    )
+    parser = _Parser("plan", what, commands.plan)
+    _add_gin_files(parser)
+    add = parser.add_argument
+    add(
+        "--topology",
+        required=True,
+        metavar="KIND:SHAPE",
+        help="such as v5e:4x4, v5p:2x2x4 or h100:8; here: the devices at hand, measured",
+    )
+    add("--policy", metavar="MODEL", help="sizes that its checkpoint does not tell: t5_1_1_large")
+    add("--rater", metavar="MODEL", help="the same of the rater")
+    add("--no_compile", action="store_true", help="closed form only, at once")
+    add(
+        "--compile_timeout",
+        type=float,
+        default=900.0,
+        metavar="SECONDS",
+        help="when to give up the compiler (900)",
+    )
+    add("--careful", action="store_true", help="compile as the run itself will: takes longer")
+    add("--largest_batch", action="store_true", help="look for the largest batch that fits")
+    add("--json", metavar="FILE", help="all numbers, in bytes, FLOPs and seconds")
+    add("--program", metavar="FILE", help="the compiled program's text")
     return parser
 
 
@@ -331,6 +366,7 @@ _PARSERS: dict[str, Callable[[], _Parser]] = {
     "sample": _sample_parser,
     "report": _report_parser,
     "config": _config_parser,
+    "plan": _plan_parser,
     "data": _data_parser,
     "convert": _convert_parser,
 }

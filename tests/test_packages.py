@@ -36,6 +36,7 @@ ORDER = (
     "studies",
     "configuration",
     "jobs",
+    "planning",
     "commands",
     "main",
 )

@@ -49,6 +49,7 @@ class Setup:
     """What a job knows and every learner needs.
 
     A run that `continues` has a checkpoint of its own, and needs that alone to begin from.
+    `open_network` is that of `checkpoints.networks`, or gives networks that are not there.
     `checkpoints` has what builders have asked `checkpoint` for: (source, what it means now).
     """
 
@@ -59,6 +60,7 @@ class Setup:
     seed: int
     microbatches: int
     continues: bool = False
+    open_network: Callable[..., Network] = open_network
     checkpoints: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
 
     def checkpoint(self, setting: str, source: str) -> str:
@@ -182,7 +184,7 @@ def policy(
         objective = _objective_of_release_0_1(loss or "policy_gradient", tau, kl)
 
     def open_frozen(setting: str, source: str, kind: str) -> Network:
-        return open_network(
+        return setup.open_network(
             setup.checkpoint(setting, source),
             setup.partitioner,
             setup.data,

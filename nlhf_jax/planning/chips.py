@@ -1,0 +1,140 @@
+"""What a chip can do, and which chips a topology has."""
+
+import dataclasses
+import math
+import os
+import re
+import time
+
+from nlhf_jax.errors import UserError
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One chip.
+
+    Attributes:
+      name: as in a topology.
+      flops: peak of matrix products in bfloat16, FLOP/s; of the devices at hand what was measured.
+      memory: bytes that a program can have.
+      memory_speed: of that memory, bytes/s.
+      link_speed: of one link to a neighbour, in one direction, bytes/s.
+      links: how many of them a chip has.
+      dimensions: of the torus that they make; 0: any chip reaches any other.
+    """
+
+    name: str
+    flops: float
+    memory: float
+    memory_speed: float
+    link_speed: float = math.inf
+    links: int = 0
+    dimensions: int = 0
+
+    @property
+    def is_tpu(self) -> bool:
+        return self.dimensions > 0
+
+
+# TPU: https://docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, read as the tables there have them:
+# peak compute a chip (bf16), HBM capacity and bandwidth, and "bidirectional inter-chip interconnect
+# bandwidth", which is links x 2 directions x link_speed. The memory is what the compiler lets a
+# program have: on v5e 15.75 of 16 GiB, and the same share elsewhere.
+# GPU: NVIDIA's data sheets of H100 SXM and H200 SXM: bf16 without sparsity, NVLink 900 GB/s in both
+# directions together. JAX takes three quarters of a GPU's memory unless told otherwise; here 95 %.
+CHIPS = {
+    chip.name: chip
+    for chip in (
+        Chip("v4", 275e12, 31.5 * GIB, 1.228e12, 50e9, 6, 3),
+        Chip("v5e", 197e12, 15.75 * GIB, 0.819e12, 50e9, 4, 2),
+        Chip("v5p", 459e12, 94.5 * GIB, 2.765e12, 100e9, 6, 3),
+        Chip("v6e", 918e12, 31.25 * GIB, 1.638e12, 100e9, 4, 2),
+        Chip("h100", 989e12, 0.95 * 80e9, 3.35e12, 450e9, 1),
+        Chip("h200", 989e12, 0.95 * 141e9, 4.8e12, 450e9, 1),
+    )
+}
+HERE = "here"
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """Some chips of a kind; `name` is JAX's, such as `v5e:4x4`."""
+
+    name: str
+    chip: Chip
+    chips: int
+
+
+def topology(name: str) -> Topology:
+    """What `v5e:4x4`, `h100:8` or `here` means; the last one is measured, which takes a second.
+
+    Raises UserError if it means nothing.
+    """
+    if name == HERE:
+        return _here()
+    found = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
+    kind = found and CHIPS.get(found[1])
+    if not found or kind is None:
+        raise UserError(
+            f"--topology is {name!r} but must be KIND:SHAPE, such as v5e:4x4, v5p:2x2x4 or h100:8, "
+            f"with KIND one of {', '.join(CHIPS)}; or {HERE}, for the devices at hand"
+        )
+    shape = [int(size) for size in found[2].split("x")]
+    wanted = kind.dimensions or 1
+    if len(shape) != wanted or math.prod(shape) < 1:
+        example = {1: "8", 2: "4x4", 3: "2x2x4"}[wanted]
+        raise UserError(
+            f"--topology is {name!r} but chips of the kind {kind.name} have {wanted} "
+            f"dimension{'s' * (wanted > 1)}, such as {kind.name}:{example}"
+        )
+    return Topology(name, kind, math.prod(shape))
+
+
+def _here() -> Topology:
+    """The devices of this process, all of them busy at once while they are measured."""
+    import jax
+
+    devices = jax.devices()
+    if devices[0].platform == "cpu":
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(devices)
+    else:
+        memory = (devices[0].memory_stats() or {}).get("bytes_limit", math.inf)
+    flops, copied = _measure(devices)
+    name = f"{devices[0].device_kind.lower()} at hand"
+    # Devices of one host pass arrays through its memory.
+    chip = Chip(name, flops, memory, copied, copied / 2, 1)
+    return Topology(HERE, chip, len(devices))
+
+
+def _measure(devices) -> tuple[float, float]:
+    """FLOP/s of matrix products and bytes/s of a copy, of one device while all do the same."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    on_cpu = devices[0].platform == "cpu"
+    # bfloat16 is slower than float32 on most CPUs, and gin files for them use the latter.
+    side, dtype = (1024, jnp.float32) if on_cpu else (8192, jnp.bfloat16)
+    count = len(devices)
+    where = NamedSharding(Mesh(np.asarray(devices), ("all",)), PartitionSpec("all"))
+    matrices = jax.device_put(jnp.ones((count, side, side), dtype), where)
+    vectors = jax.device_put(jnp.ones((count, (8 if on_cpu else 64) * side**2), dtype), where)
+    multiply = jax.jit(lambda x: jnp.einsum("nij,njk->nik", x, x) / side, out_shardings=where)
+    copy = jax.jit(lambda x: x + 1, out_shardings=where, donate_argnums=0)
+    itemsize = jnp.dtype(dtype).itemsize
+    copied = 2 * itemsize * vectors.shape[1]
+    return 2 * side**3 / _seconds(multiply, matrices), copied / _seconds(copy, vectors)
+
+
+def _seconds(function, argument) -> float:
+    """Of one call, the best of several: what else runs here makes calls slower, never faster."""
+    argument = function(argument).block_until_ready()
+    best = math.inf
+    for _ in range(5):
+        start = time.perf_counter()
+        argument = function(argument).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return best
