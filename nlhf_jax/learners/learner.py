@@ -179,6 +179,16 @@ class Learner(abc.ABC):
             )
         return self._jitted_train_step(state, self._frozen, batch)
 
+    def lower_train_step(self, frozen: PyTree, batch: Batch) -> jax.stages.Lowered:
+        """The program of `train_step`, lowered for arrays that need not exist.
+
+        Args:
+          frozen: what the step reads and never changes, as `jax.ShapeDtypeStruct`s with shardings;
+            None for a learner that has none of it.
+          batch: the same of a batch.
+        """
+        return self._jitted_train_step.lower(self.abstract_state(), frozen, batch)
+
     def eval_step(self, state: TrainState, batch: Batch) -> Metrics:
         """Means over the rows whose `valid` (float32 `[B]`) is 1, and their number, `examples`.
 
