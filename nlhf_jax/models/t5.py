@@ -47,7 +47,7 @@ class Cache:
 
 
 def _layers(cls: type[nn.Module], config: T5Config, count: int):
-    inputs = 1 if cls is EncoderLayer else 3
+    inputs = 2 if cls is EncoderLayer else 3
     if config.remat:  # A scan's body is compiled by itself: nothing there undoes it.
         cls = nn.remat(cls, prevent_cse=not config.scan_layers)
     if not config.scan_layers:
@@ -79,8 +79,8 @@ class Encoder(nn.Module):
         self.encoder_norm = RMSNorm(self.config.dtype)
 
     def __call__(self, embedded: jax.Array, mask_bias: jax.Array) -> jax.Array:
-        bias = self.relpos_bias(embedded.shape[1]) + mask_bias
-        return self.encoder_norm(_apply_layers(self.layers, embedded, bias))
+        bias = self.relpos_bias(embedded.shape[1])
+        return self.encoder_norm(_apply_layers(self.layers, embedded, bias, mask_bias))
 
 
 class Decoder(nn.Module):
