@@ -155,7 +155,7 @@ def state_sharding(
         return partitioner.sharding(_state_axes(leaf.shape, parameter.shape, axes), leaf.shape)
 
     state = jax.eval_shape(optimizer.init, shapes)
-    return optax.tree_utils.tree_map_params(
+    placed = optax.tree_utils.tree_map_params(
         optimizer.init,
         place,
         state,
@@ -163,6 +163,22 @@ def state_sharding(
         logical_axes,
         transform_non_params=lambda leaf: partitioner.replicated,
     )
+
+    # Shapes do not tell which dimension of a square matrix a factor has kept; its name does.
+    def place_rows(where: PyTree, state: PyTree) -> PyTree:
+        if not isinstance(where, optax.FactoredState):
+            return where
+
+        def place(where, leaf: jax.ShapeDtypeStruct, parameter: jax.ShapeDtypeStruct, axes: tuple):
+            square = len(set(parameter.shape)) == 1 and leaf.shape == parameter.shape[:-1]
+            return partitioner.sharding(axes[:-1], leaf.shape) if square else where
+
+        return where._replace(
+            v_row=jax.tree.map(place, where.v_row, state.v_row, shapes, logical_axes)
+        )
+
+    is_factored = lambda node: isinstance(node, optax.FactoredState)  # noqa: E731
+    return jax.tree.map(place_rows, placed, state, is_leaf=is_factored)
 
 
 def _state_axes(shape: tuple, parameter: tuple, axes: tuple) -> tuple:

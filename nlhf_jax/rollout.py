@@ -1,13 +1,15 @@
 """Sampling responses with KV caches, from one network or from a mixture of several."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 
+from nlhf_jax import sharding
 from nlhf_jax.models.language_model import LanguageModel, PyTree
 from nlhf_jax.opponents import POLICY, Player
-from nlhf_jax.sharding import constrain
+from nlhf_jax.sharding import constrain, constrain_batch
 
 
 def rollout(
@@ -36,11 +38,31 @@ def rollout(
     Returns:
       int32 `[B, G, T]`: tokens up to and including EOS, then padding.
     """
-    streams = {
-        name: [g for g, player in enumerate(players) if name in player]
-        for name in sorted({name for player in players for name in player})
-    }
-    params = {name: model.decoding_params(params[name]) for name in streams}
+    names = sorted({name for player in players for name in player})
+    with contextlib.ExitStack() as stack:
+        if (mesh := sharding.active()) is not None:
+            rows = jax.tree.leaves(contexts)[0].shape[0]
+            read = jax.eval_shape(lambda: [model.decoding_params(params[name]) for name in names])
+            weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(read))
+            stack.enter_context(mesh.decoding(rows, weights).activate())
+        # Once a rollout; what follows is done at every token.
+        sets = {name: model.decoding_params(params[name]) for name in names}
+        read_prompts = {name: constrain_batch(contexts[name]) for name in names}
+        responses = _decode(model, players, sets, read_prompts, rng, max_length, temperature)
+    return constrain_batch(responses)
+
+
+def _decode(
+    model: LanguageModel,
+    players: Sequence[Player],
+    params: Mapping[str, PyTree],
+    contexts: Mapping[str, PyTree],
+    rng: jax.Array,
+    max_length: int,
+    temperature: float,
+) -> jax.Array:
+    """`rollout` in the layout that is active, from what `decoding_params` made."""
+    streams = {name: [g for g, player in enumerate(players) if name in player] for name in params}
     caches = {
         name: model.start_decoding(params[name], contexts[name], len(players_of), max_length)
         for name, players_of in streams.items()
@@ -64,6 +86,7 @@ def rollout(
             key = jax.random.fold_in(rng, position)
             drawn = jax.random.categorical(key, mixed / temperature, axis=-1)
         drawn = jnp.where(ended, model.tokens.pad, drawn).astype(jnp.int32)
+        drawn = constrain(drawn, "batch", None)
         responses = jax.lax.dynamic_update_slice_in_dim(
             responses, drawn[:, :, None], position, axis=2
         )
@@ -73,10 +96,12 @@ def rollout(
         position, _, ended, _, _ = state
         return (position < max_length) & ~jnp.all(ended)
 
+    batch = jax.tree.leaves(contexts)[0].shape[0]
     shape = (batch, len(players))
     start = jnp.full(shape, model.tokens.start, jnp.int32)
     empty = jnp.full((*shape, max_length), model.tokens.pad, jnp.int32)
-    state = (jnp.int32(0), start, jnp.zeros(shape, bool), empty, caches)
+    start, ended, empty = constrain_batch((start, jnp.zeros(shape, bool), empty))
+    state = (jnp.int32(0), start, ended, empty, caches)
     return jax.lax.while_loop(unfinished, step, state)[3]
 
 

@@ -7,6 +7,7 @@ same program runs on it and on a pod.
 
 import contextlib
 import contextvars
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -32,6 +33,22 @@ LOGICAL_AXIS_RULES: Mapping[str, str | tuple[str, ...]] = {
     "joined_kv": "tensor",
 }
 
+# Where weights and rows lie while responses are decoded. A token is little work for a network, so
+# what counts is how often devices have to talk: trained weights that are cut along `fsdp` would be
+# gathered again for every token.
+_DECODE_RULES: Mapping[str, Mapping[str, str | tuple[str, ...]]] = {
+    # Each device has all weights and a part of the rows: it decodes them alone.
+    "replicated": {"batch": MESH_AXES},
+    # As in training along `tensor`, whole along the others: sums over `tensor` in every layer.
+    "tensor": {name: axes for name, axes in LOGICAL_AXIS_RULES.items() if name != "embed"},
+    # As "tensor", along `fsdp` too: the fewest bytes of weights on a device.
+    "spread": {"batch": "data"}
+    | dict.fromkeys(("vocab", "mlp", "heads", "joined_kv"), ("fsdp", "tensor")),
+    "trained": LOGICAL_AXIS_RULES,
+}
+DECODE_LAYOUTS = ("auto", *_DECODE_RULES)
+_MOST_REPLICATED = 4 * 2**30  # bytes of weights; the smallest devices we know of have 16 GB
+
 
 class Partitioner:
     """A named mesh and the logical axis rules: places arrays, and names their shardings."""
@@ -42,6 +59,7 @@ class Partitioner:
         fsdp: int,
         tensor: int,
         devices: Sequence[jax.Device] | None = None,
+        decode_layout: str = "auto",
     ):
         """Lays the devices out as `data x fsdp x tensor`, by how they are wired.
 
@@ -54,10 +72,19 @@ class Partitioner:
           fsdp: devices that share one copy of the parameters and split the batch.
           tensor: devices that split each layer's heads and hidden units.
           devices: default all devices of all processes.
+          decode_layout: how weights lie while responses are decoded, of `DECODE_LAYOUTS`; see
+            `decoding`.
 
         Raises:
-          UserError: the sizes do not multiply to the number of devices, or slices share a copy.
+          UserError: the sizes do not multiply to the number of devices, slices share a
+            copy, or there is no such layout.
         """
+        if decode_layout not in DECODE_LAYOUTS:
+            raise UserError(
+                f"DECODE_LAYOUT is {decode_layout!r} but must be one of {', '.join(DECODE_LAYOUTS)}"
+            )
+        self.decode_layout = decode_layout
+        self._rules = LOGICAL_AXIS_RULES
         devices = list(jax.devices() if devices is None else devices)
         if data == -1:
             data = max(1, len(devices) // (fsdp * tensor))
@@ -76,11 +103,37 @@ class Partitioner:
         """
         spec = []
         for name, size in zip(logical_axes, shape, strict=True):
-            axes = LOGICAL_AXIS_RULES.get(name, ()) if name is not None else ()
-            axes = (axes,) if isinstance(axes, str) else tuple(axes)
-            cuts = math.prod(self.mesh.shape[axis] for axis in axes)
-            spec.append(axes if axes and size % cuts == 0 else None)
+            axes = _as_tuple(self._rules.get(name, ()) if name is not None else ())
+            spec.append(axes if axes and size % self._cuts(axes) == 0 else None)
         return NamedSharding(self.mesh, PartitionSpec(*spec))
+
+    def _cuts(self, axes: Sequence[str]) -> int:
+        return math.prod(self.mesh.shape[axis] for axis in axes)
+
+    def decoding(self, rows: int, weights: int) -> "Partitioner":
+        """The same mesh with the rules by which a rollout is laid out: `decode_layout`'s.
+
+        Rows are cut along as many axes as divide them; what is left works on the same ones. "auto"
+        is "tensor" on a mesh that has such an axis. Elsewhere it is "replicated", unless that would
+        take too much of a small device's memory: then "spread".
+
+        Args:
+          rows: prompts.
+          weights: bytes of all weights that are decoded with, in the dtype they have then.
+        """
+        if self.mesh.size == 1:
+            return self
+        layout = self.decode_layout
+        if layout == "auto":
+            layout = "replicated" if weights <= _MOST_REPLICATED else "spread"
+            layout = "tensor" if self.mesh.shape["tensor"] > 1 else layout
+        rules = _DECODE_RULES[layout]
+        axes = _as_tuple(rules["batch"])
+        while rows % self._cuts(axes):
+            axes = axes[:-1]
+        other = copy.copy(self)
+        other._rules = {**rules, "batch": axes}
+        return other
 
     def tree_sharding(self, logical_axes: PyTree, shapes: PyTree) -> PyTree:
         """`sharding` for every leaf; `shapes` has the tree's structure and leaves with `.shape`."""
@@ -91,7 +144,7 @@ class Partitioner:
     @property
     def batch_shares(self) -> int:
         """In how many parts a batch is cut."""
-        return math.prod(self.mesh.shape[axis] for axis in LOGICAL_AXIS_RULES["batch"])
+        return self._cuts(LOGICAL_AXIS_RULES["batch"])
 
     def whole_shares(self, rows: int) -> int:
         """The fewest rows, at least `rows`, that all parts of a batch have equally many of."""
@@ -136,6 +189,10 @@ class Partitioner:
             _ACTIVE.reset(token)
 
 
+def _as_tuple(axes: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (axes,) if isinstance(axes, str) else axes
+
+
 _ACTIVE: contextvars.ContextVar[Partitioner | None] = contextvars.ContextVar("mesh", default=None)
 
 
@@ -147,9 +204,19 @@ def constrain(array: jax.Array, *logical_axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(array, partitioner.sharding(logical_axes, array.shape))
 
 
+def constrain_tree(tree: PyTree, logical_axes: PyTree) -> PyTree:
+    """`constrain` for every array; `logical_axes` is a tuple of names for each."""
+    return jax.tree.map(lambda array, axes: constrain(array, *axes), tree, logical_axes)
+
+
 def constrain_batch(tree: PyTree) -> PyTree:
     """Pins the first dimension of every array to `batch` and leaves the others whole."""
     return jax.tree.map(lambda x: constrain(x, "batch", *(None,) * (x.ndim - 1)), tree)
+
+
+def active() -> Partitioner | None:
+    """The mesh that `constrain` speaks of."""
+    return _ACTIVE.get()
 
 
 def _laid_out(devices: Sequence[jax.Device], data: int, fsdp: int, tensor: int) -> np.ndarray:

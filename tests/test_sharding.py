@@ -40,6 +40,15 @@ def test_optimiser_state_lives_where_its_parameters_do(scan_layers):
     kernel = ("decoder", "layers_1", "mlp", "wi_0", "kernel")  # [embed 16, mlp 32]
     assert {tiny.part(_at(x, kernel)) for x in (factors.v_row, factors.v_col)} == {(8,), (16,)}
     assert tiny.part(_at(factors.v, ("decoder", "decoder_norm", "scale"))) == (8,)
+    square = (
+        "decoder",
+        "layers_1",
+        "self_attention",
+        "query",
+        "kernel",
+    )  # [embed 16, joined_kv 16]
+    assert _at(factors.v_row, square).sharding.spec == PartitionSpec("fsdp")
+    assert _at(factors.v_col, square).sharding.spec == PartitionSpec("tensor")
 
 
 def test_batches_are_cut_along_data_and_fsdp():

@@ -101,9 +101,13 @@ class PolicyLearner(Learner):
     def loss(self, params: PyTree, frozen: PyTree, rows: Rows) -> tuple[jax.Array, Metrics]:
         inputs, responses = rows["inputs"], rows["responses"]
         with jax.named_scope("reference"):
-            reference_logits = self._logits(frozen["reference"], inputs, responses)
+            reference = frozen["reference"]
+            context = rows.get("reference_context")  # Not there if mu was no player.
+            if context is None:
+                context = self.model.encode(reference, inputs)
+            reference_logits = self._logits(reference, context, responses)
         with jax.named_scope("gradient"):
-            logits = self._logits(params, inputs, responses)
+            logits = self._logits(params, self.model.encode(params, inputs), responses)
             scored = Scored(
                 responses=responses,
                 mask=response_mask(responses, self.model.tokens.eos),
@@ -164,19 +168,19 @@ class PolicyLearner(Learner):
             "targets": self._objective.targets(self._scorer, scores, weights),
             "row_weights": weights,
         }
+        if "reference" in contexts:
+            rows["reference_context"] = contexts["reference"]
         metrics = {
             self._scorer.measures: jnp.sum(weights * scores),
             "advantage_squared": jnp.sum(weights * jnp.square(advantages)),
         } | {name: jnp.sum(weights * values) for name, values in more.items()}
         return rows, metrics, (y, other)
 
-    def _logits(self, params: PyTree, inputs: jax.Array, responses: jax.Array) -> jax.Array:
-        """Teacher-forced, `[B, S]` and `[B, G, T]` to `[B, G, T, V]`; a prompt is encoded once."""
+    def _logits(self, params: PyTree, context: PyTree, responses: jax.Array) -> jax.Array:
+        """Teacher-forced, of responses `[B, G, T]` to prompts that were read: `[B, G, T, V]`."""
         streams = responses.shape[1]
         # A prompt's responses are neighbours, so they stay on the device that has it.
-        context = jax.tree.map(
-            lambda x: jnp.repeat(x, streams, axis=0), self.model.encode(params, inputs)
-        )
+        context = jax.tree.map(lambda x: jnp.repeat(x, streams, axis=0), context)
         logits = self.model.logits(params, context, responses.reshape(-1, responses.shape[-1]))
         return logits.reshape(*responses.shape, -1)
 

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nlhf_jax.sharding import constrain_tree
+
 PyTree = Any
 
 
@@ -101,8 +103,12 @@ class LanguageModel(Protocol):
         return jax.tree.map(lambda x: x.astype(dtype), params)
 
     def decoding_params(self, params: PyTree) -> PyTree:
-        """Parameters in the form that `start_decoding` and `decode_step` take, made once a loop."""
-        return params
+        """Parameters in the form that `start_decoding` and `decode_step` take, made once a loop.
+
+        Pinned with `sharding.constrain` to where the mesh that is active wants them: in a rollout
+        that is its layout for decoding.
+        """
+        return constrain_tree(params, self.logical_axes())
 
 
 def response_mask(responses: jax.Array | np.ndarray, eos: int) -> jax.Array:

@@ -26,7 +26,7 @@ from nlhf_jax.models.t5_layers import (
     RMSNorm,
     T5Config,
 )
-from nlhf_jax.sharding import constrain
+from nlhf_jax.sharding import constrain, constrain_tree
 
 
 @flax.struct.dataclass
@@ -47,7 +47,7 @@ class Cache:
 
 
 def _layers(cls: type[nn.Module], config: T5Config, count: int):
-    inputs = 1 if cls is EncoderLayer else 3
+    inputs = 2 if cls is EncoderLayer else 3
     if config.remat:  # A scan's body is compiled by itself: nothing there undoes it.
         cls = nn.remat(cls, prevent_cse=not config.scan_layers)
     if not config.scan_layers:
@@ -79,8 +79,8 @@ class Encoder(nn.Module):
         self.encoder_norm = RMSNorm(self.config.dtype)
 
     def __call__(self, embedded: jax.Array, mask_bias: jax.Array) -> jax.Array:
-        bias = self.relpos_bias(embedded.shape[1]) + mask_bias
-        return self.encoder_norm(_apply_layers(self.layers, embedded, bias))
+        bias = self.relpos_bias(embedded.shape[1])
+        return self.encoder_norm(_apply_layers(self.layers, embedded, bias, mask_bias))
 
 
 class Decoder(nn.Module):
@@ -196,11 +196,7 @@ class T5:
         return self.from_per_layer(params)
 
     def logical_axes(self, per_layer: bool = False) -> PyTree:
-        network = self._unrolled if per_layer else self._network
-        boxed = jax.eval_shape(functools.partial(_boxed_params, network), jax.random.key(0))
-        return jax.tree.map(
-            lambda leaf: leaf.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned)
-        )
+        return _logical_axes(self._unrolled if per_layer else self._network)
 
     def per_layer(self, params: PyTree) -> PyTree:
         return unstack_layers(params)
@@ -232,8 +228,11 @@ class T5:
         return jax.tree_util.tree_map_with_path(cast, params)
 
     def decoding_params(self, params: PyTree) -> PyTree:
-        # Cast once, not at every token.
-        return self.frozen_params(unstack_layers(params), self.config.dtype)
+        # Cast once, not at every token; and gathered in that dtype. Nothing here reads an encoder.
+        params = self.frozen_params(unstack_layers(params), self.config.dtype)
+        del params["encoder"]
+        axes = self.logical_axes(per_layer=True)
+        return constrain_tree(params, {part: axes[part] for part in params})
 
     def start_decoding(self, params: PyTree, context: Context, streams: int, length: int) -> Cache:
         return self._apply(self._unrolled, params, "start", context, streams, length)
@@ -247,6 +246,14 @@ class T5:
 def _boxed_params(network: T5Network, rng: jax.Array) -> PyTree:
     one = jnp.ones((1, 1), jnp.int32)
     return network.init(rng, one, one)["params"]
+
+
+@functools.cache
+def _logical_axes(network: T5Network) -> PyTree:
+    boxed = jax.eval_shape(functools.partial(_boxed_params, network), jax.random.key(0))
+    return jax.tree.map(
+        lambda leaf: leaf.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned)
+    )
 
 
 def stack_layers(params: PyTree, join: Callable = jnp.stack) -> PyTree:

@@ -139,14 +139,26 @@ class RelativePositionBias(nn.Module):
         table = _parameter(
             self, "rel_embedding", _normal(cfg.emb_dim**-0.5), shape, ("heads", "relpos_buckets")
         )
-        positions = np.arange(length, dtype=np.int32)
         bucket = relative_position_bucket(
-            positions[None, :] - positions[:, None],
+            np.arange(1 - length, length, dtype=np.int32),
             self.bidirectional,
             cfg.relative_attention_num_buckets,
             cfg.relative_attention_max_distance,
         )
-        return table[None, :, bucket]
+        return by_distance(table[:, bucket])[None]
+
+
+def by_distance(values: jax.Array) -> jax.Array:
+    """`[H, 2 L - 1]`, of key positions 1 - L to L - 1 after the query, to `[H, L, L]`: `[h, q, k]`.
+
+    Each row is the one before it, moved right by one: what a vector repeated without a gap is when
+    it is cut into rows one shorter than itself. The gradient is a sum over rows; that of a gather
+    of L^2 elements would be a scatter of as many.
+    """
+    heads, length = values.shape[0], (values.shape[1] + 1) // 2
+    repeated = jnp.tile(jnp.pad(values, ((0, 0), (0, 1))), (1, length))
+    rows = repeated[:, :-length].reshape(heads, length, 2 * length - 1)
+    return rows[:, :, length - 1 :]
 
 
 class Attention(nn.Module):
@@ -174,11 +186,14 @@ class Attention(nn.Module):
         return self._split(self.key(x)), self._split(self.value(x))
 
     def __call__(
-        self, x: jax.Array, keys: jax.Array, values: jax.Array, bias: jax.Array
+        self, x: jax.Array, keys: jax.Array, values: jax.Array, *biases: jax.Array
     ) -> jax.Array:
-        """Queries `[..., Q, E]`, keys and values `[..., H, K, D]`, bias like `[..., H, Q, K]`."""
-        logits = self._split(self.query(x)) @ keys.swapaxes(-1, -2)
-        weights = jax.nn.softmax(logits.astype(jnp.float32) + bias, axis=-1)
+        """Queries `[..., Q, E]`, keys and values `[..., H, K, D]`, biases like `[..., H, Q, K]`.
+
+        The sum of the biases may be larger than each of them; it is never made.
+        """
+        logits = (self._split(self.query(x)) @ keys.swapaxes(-1, -2)).astype(jnp.float32)
+        weights = jax.nn.softmax(sum(biases, start=logits), axis=-1)
         mixed = (weights.astype(values.dtype) @ values).swapaxes(-2, -3)
         return self.out(mixed.reshape(*x.shape[:-1], -1))
 
@@ -210,10 +225,12 @@ class EncoderLayer(nn.Module):
         self.pre_mlp_layer_norm = RMSNorm(self.config.dtype)
         self.mlp = MLP(self.config)
 
-    def __call__(self, x: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
+    def __call__(
+        self, x: jax.Array, bias: jax.Array, mask_bias: jax.Array
+    ) -> tuple[jax.Array, None]:
         """`[B, S, E]` to the same; the None is what a scan over layers expects beside it."""
         y = self.pre_attention_layer_norm(x)
-        x = x + self.attention(y, *self.attention.keys_values(y), bias)
+        x = x + self.attention(y, *self.attention.keys_values(y), bias, mask_bias)
         x = x + self.mlp(self.pre_mlp_layer_norm(x))
         return constrain(x, "batch", None, None), None
 
