@@ -113,9 +113,7 @@ class Partitioner:
     def decoding(self, rows: int, weights: int) -> "Partitioner":
         """The same mesh with the rules by which a rollout is laid out: `decode_layout`'s.
 
-        Rows are cut along as many axes as divide them; what is left works on the same ones. "auto"
-        is "tensor" on a mesh that has such an axis. Elsewhere it is "replicated", unless that would
-        take too much of a small device's memory: then "spread".
+        Rows are cut along as many axes as divide them; what is left works on the same ones.
 
         Args:
           rows: prompts.
@@ -123,10 +121,7 @@ class Partitioner:
         """
         if self.mesh.size == 1:
             return self
-        layout = self.decode_layout
-        if layout == "auto":
-            layout = "replicated" if weights <= _MOST_REPLICATED else "spread"
-            layout = "tensor" if self.mesh.shape["tensor"] > 1 else layout
+        layout = decode_layout(self.decode_layout, self.mesh.shape["tensor"], weights)
         rules = _DECODE_RULES[layout]
         axes = _as_tuple(rules["batch"])
         while rows % self._cuts(axes):
@@ -187,6 +182,24 @@ class Partitioner:
             yield
         finally:
             _ACTIVE.reset(token)
+
+
+def decode_layout(chosen: str, tensor: int, weights: float) -> str:
+    """What "auto" comes to; any other layout is itself.
+
+    It is "tensor" on a mesh that has such an axis. Elsewhere it is "replicated", unless that would
+    take too much of a small device's memory: then "spread".
+
+    Args:
+      chosen: of `DECODE_LAYOUTS`.
+      tensor: devices along that axis.
+      weights: bytes of all weights that are decoded with.
+    """
+    if chosen != "auto":
+        return chosen
+    if tensor > 1:
+        return "tensor"
+    return "replicated" if weights <= _MOST_REPLICATED else "spread"
 
 
 def _as_tuple(axes: str | tuple[str, ...]) -> tuple[str, ...]:

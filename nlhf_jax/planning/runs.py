@@ -87,7 +87,7 @@ class Run:
     rater: T5Config | None = None
     rater_lengths: tuple[int, int] = (0, 0)
     frozen_dtype: str = "float32"
-    decode_layout: str = "trained"
+    decode_layout: str = "auto"
     template: int = 0
     assumed: tuple[str, ...] = ()
 
@@ -161,7 +161,7 @@ def read(
         "train_steps": settings["jobs.train.train_steps"],
         "batch_size": settings["jobs.train.batch_size"],
         "microbatches": settings["jobs.train.microbatches"],
-        "decode_layout": settings.get("sharding.Partitioner.decode_layout", "trained"),
+        "decode_layout": settings.get("sharding.Partitioner.decode_layout", "auto"),
         "mesh": (axes["data"], axes["fsdp"], axes["tensor"]),
         "optimizer": str(settings["jobs.train.optimizer"]).strip("@()").rpartition(".")[2],
         "factored_from": factoring,

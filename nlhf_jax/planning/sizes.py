@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from nlhf_jax.models.t5_layers import T5Config
-from nlhf_jax.sharding import LOGICAL_AXIS_RULES
+from nlhf_jax.sharding import LOGICAL_AXIS_RULES, decode_layout
 
 
 class Mesh(NamedTuple):
@@ -35,10 +35,6 @@ class Mesh(NamedTuple):
 ALONE = Mesh(1, 1, 1)
 
 
-# Of weights that "auto" gives to every chip, as in `nlhf_jax.sharding`.
-_MOST_REPLICATED = 4 * 2**30
-
-
 def decoding_mesh(layout: str, mesh: Mesh, rows: int, weights: float) -> Mesh:
     """How a rollout of so many prompts cuts them and the weights: as a mesh that would do the same.
 
@@ -50,9 +46,7 @@ def decoding_mesh(layout: str, mesh: Mesh, rows: int, weights: float) -> Mesh:
       rows: prompts; axes that do not divide them do not cut them, the last ones first.
       weights: bytes of all weights that are decoded with.
     """
-    if layout == "auto":
-        layout = "replicated" if weights <= _MOST_REPLICATED else "spread"
-        layout = "tensor" if mesh.tensor > 1 else layout
+    layout = decode_layout(layout, mesh.tensor, weights)
     if layout == "trained" or mesh.chips == 1:
         return mesh
     along, tensor = {
