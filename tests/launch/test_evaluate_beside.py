@@ -11,7 +11,7 @@ from launch import evaluate_beside
 from launch.common import Refused
 from nlhf_jax import checkpoints
 from tests import tiny_learner
-from tests.launch.programs import CHILD, launch, start
+from tests.launch.programs import CHILD, start
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +92,9 @@ def test_a_signal_ends_the_evaluation_and_the_watcher(training, tmp_path, number
     assert not results(tmp_path)
 
 
-def test_a_dry_run_prints_the_commands_and_runs_none(training, tmp_path):
-    done = launch("evaluate_beside.py", "--dry_run", *watch(training, tmp_path))
-    assert done.returncode == 0, done.stderr
-    (*lines, last) = done.stdout.splitlines()
+def test_a_dry_run_prints_the_commands_and_runs_none(training, tmp_path, capsys):
+    assert evaluate_beside.main(["--dry_run", *watch(training, tmp_path)]) == 0
+    (*lines, last) = capsys.readouterr().out.splitlines()
     assert last.startswith("# the same for each new step of")
     assert [shlex.split(line) for line in lines] == [
         [
