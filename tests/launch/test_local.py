@@ -88,7 +88,7 @@ def test_a_signal_is_passed_on_to_all_once(tmp_path, number):
         assert launcher.poll() is None, launcher.communicate()
         time.sleep(0.02)
     launcher.send_signal(number)
-    output, _ = launcher.communicate(timeout=60)
+    output, _ = launcher.communicate(timeout=300)
     assert launcher.returncode == 128 + number, output
     assert [(tmp_path / who).read_text() for who in "01"] == [f"{int(number)}\n"] * 2
 
@@ -97,7 +97,7 @@ def test_a_pipe_that_closes_stops_no_process(tmp_path):
     launcher = start("local.py", "--processes=2", CHILD, "--", "talk", "3000")
     launcher.stdout.readline()
     launcher.stdout.close()
-    assert launcher.wait(timeout=60) == 0
+    assert launcher.wait(timeout=300) == 0
 
 
 def test_a_dry_run_prints_commands_that_a_shell_reads_back():
@@ -136,4 +136,5 @@ def test_jax_finds_the_other_processes(tmp_path):
     variables = {"PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": "cpu"}
     done = launch("local.py", *arguments, **variables)
     assert done.returncode == 0, done.stderr
-    assert by_process(done.stdout) == {n: ["2 4 [10.0, 11.0]"] for n in range(2)}
+    last = {number: lines[-1] for number, lines in by_process(done.stdout).items()}
+    assert last == {number: "2 4 [10.0, 11.0]" for number in range(2)}

@@ -105,7 +105,7 @@ def test_a_task_gets_the_arguments_unchanged_and_its_gpus(tmp_path, processes_pe
     install(tmp_path, "python", SHOW.format(python=sys.executable))
     options = [f"--processes_per={processes_per}", f"--python={tmp_path}/python", "--env=A=b c"]
     batch = in_batch(tmp_path, text([*NEEDED, *options], ["train", *ODD]))
-    output, _ = batch.communicate(timeout=60)
+    output, _ = batch.communicate(timeout=300)
     arguments, environment = json.loads(output)
     assert batch.returncode == 0
     assert arguments == ["-m", "nlhf_jax.main", "train", *ODD]
@@ -124,7 +124,7 @@ def run_batch(directory: Path, task: str, number: signal.Signals | None):
         time.sleep(0.02)
     if number is not None:
         batch.send_signal(number)
-    batch.wait(timeout=60)
+    batch.wait(timeout=300)
     told = directory / "told"
     return batch.returncode, told.read_text().splitlines() if told.exists() else []
 
