@@ -9,8 +9,8 @@
 package at the revision on all workers; starts the same command on all, where it goes on without
 this program; and shows the first worker's log until all have ended. When the TPUs are taken away
 it deletes what is left, asks again and starts the same command, which continues. It also starts it
-again, --max_restarts times, when it ends otherwise than with nlhf's 0 (done), 2 (bad input) or 3
-(the training diverged). The exit code is the command's. Interrupted, it leaves the run going on:
+again, --max_restarts times, when it fails otherwise than with nlhf's 2 (bad input) or 3 (the
+training diverged). The exit code is the command's. Interrupted, it leaves the run going on:
 the same `run` follows it again.
 
     python launch/tpu_vm.py logs NAME ...      shows the first worker's log
@@ -88,6 +88,9 @@ class Run:
                 say("the TPUs were taken away; asks for others, where the run continues")
             elif code == remote.STOPPED:
                 return _SAVED
+            elif code == _SAVED:
+                say("a machine was shut down, or will be; starts the command again")
+                time.sleep(self._resource.poll)
             elif code is not None:
                 if restarts == self._max_restarts:
                     say(f"ended with {code}, after {restarts} restarts")

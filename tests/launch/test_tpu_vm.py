@@ -46,6 +46,9 @@ for step in range(len(done.read_text()) if done.exists() else 0, 4):
             cloud = [sys.executable, "-m", "tests.launch.cloud", "preempt"]
             subprocess.Popen(cloud, start_new_session=True)
         time.sleep(60)
+if "--shut_down" in options and not (bucket / f"down.{me}").exists():
+    (bucket / f"down.{me}").touch()
+    os.kill(os.getpid(), signal.SIGTERM)
 for option in options:
     who, _, code = option.removeprefix("--end=").partition(":")
     if option.startswith("--end=") and who == me:
@@ -148,6 +151,14 @@ def test_a_worker_that_fails_takes_the_others_with_it_and_all_start_again(cloud_
         "tpu_vm.py: ended with 7, after 1 restarts",
     ]
     assert (cloud.homes()[1] / "nlhf_launch" / "log").read_text() == "saved\n"
+
+
+def test_a_machine_that_is_shut_down_is_no_failure_of_the_command(cloud_of):
+    cloud, variables = cloud_of(states=["ACTIVE"])
+    done = launch("tpu_vm.py", *RUN, "--max_restarts=0", "--", "train", "--shut_down", **variables)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [*steps(), "saved"]
+    assert done.stderr.splitlines()[-1].endswith("starts the command again")
 
 
 def running(variables, *job: str) -> subprocess.Popen:
