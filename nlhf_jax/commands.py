@@ -80,7 +80,7 @@ def plan(options: argparse.Namespace) -> None:
         raise UserError("--program says nothing with --no_compile")
     if options.compile_timeout <= 0:
         raise UserError(f"--compile_timeout is {options.compile_timeout} but must be positive")
-    _configure_jax()
+    _configure_jax(options)
     made = planning.make(
         Request(
             tuple(options.gin_file),
