@@ -136,13 +136,13 @@ def picture(samples: list[sampling.Sample], found: list[Flatness]) -> bytes:
         "time of a step, ms": (later, wall),
         "CPU of a step, ms": (later, cpu),
     }
-    with plots.new_figure(7.5, 4.2) as figure:
+    with plots.new_figure(6.8, 3.8) as figure:
         panels = figure.subplots(2, 3, sharex=True)
         for panel, one in zip(panels.flat, found, strict=True):
             x, y = curves[one.name]
             panel.plot(x, y, color=plots.COLORS[0], linewidth=0.7)
-            panel.set_title(f"{one.name}: {one.verdict}")
-            panel.set_ylim(0, 1.25 * max(y))
+            panel.set_title(f"{one.name}: {one.verdict}", fontsize=9)
+            panel.set_ylim(0, 1.25 * max(y[int(_WARM_UP * len(y)) :]))
         for panel in panels[-1]:
             panel.set_xlabel("minutes")
         steps = int(samples[-1]["step"])
