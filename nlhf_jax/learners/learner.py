@@ -183,8 +183,8 @@ class Learner(abc.ABC):
         """The program of `train_step`, lowered for arrays that need not exist.
 
         Args:
-          frozen: what the step reads and never changes, as `jax.ShapeDtypeStruct`s with shardings;
-            None for a learner that has none of it.
+          frozen: what the step reads and never changes, each a `jax.ShapeDtypeStruct` with its
+            sharding; None for a learner that has none of it.
           batch: the same of a batch.
         """
         return self._jitted_train_step.lower(self.abstract_state(), frozen, batch)

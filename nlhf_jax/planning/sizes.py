@@ -183,9 +183,7 @@ def adafactor_bytes(config: T5Config, mesh: Mesh, smallest: int = 128) -> int:
     for array in arrays(config):
         shape, axes = array.shape, array.axes
         if len(shape) == 2 and min(shape) >= smallest:
-            # Laid out like the parameter without a dimension: of a square both like its second.
-            kept = (1, 1) if shape[0] == shape[1] else (0, 1)
-            moments = sum(shape[i] // mesh.cuts(shape[i], axes[i]) for i in kept)
+            moments = sum(shape[i] // mesh.cuts(shape[i], axes[i]) for i in (0, 1))
             held += array.copies * (moments + 1)
         else:
             held += array.on_chip(mesh) + 2 * array.copies
