@@ -17,6 +17,13 @@ def wait() -> None:
         time.sleep(0.05)
 
 
+def all_are_ready(directory: str) -> None:
+    """Until all processes have come here."""
+    (Path(directory) / f"{ME}.ready").touch()
+    while len(list(Path(directory).glob("*.ready"))) < int(os.environ["JAX_NUM_PROCESSES"]):
+        time.sleep(0.02)
+
+
 def show(*arguments: str) -> None:
     """Its arguments and what JAX is told."""
     told = {key: value for key, value in os.environ.items() if key.startswith("JAX_")}
@@ -42,20 +49,19 @@ def end(who: str, code: str, directory: str) -> None:
 
     signal.signal(signal.SIGTERM, told)
     signal.signal(signal.SIGINT, told)
-    (Path(directory) / f"{ME}.ready").touch()
+    all_are_ready(directory)
     if who != ME:
         wait()
-    while len(list(Path(directory).glob("*.ready"))) < int(os.environ["JAX_NUM_PROCESSES"]):
-        time.sleep(0.02)
     if int(code) < 0:
         os.kill(os.getpid(), -int(code))
     sys.exit(int(code))
 
 
-def stubborn(who: str) -> None:
+def stubborn(who: str, directory: str) -> None:
     """Process `who` fails; the others ignore SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     print(f"pid {os.getpid()}", flush=True)
+    all_are_ready(directory)
     if who == ME:
         sys.exit(9)
     wait()

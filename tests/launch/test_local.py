@@ -66,8 +66,10 @@ def alive(pid: int) -> bool:
     return True
 
 
-def test_one_that_ignores_sigterm_is_killed():
-    done = launch("local.py", "--processes=2", "--grace=1", CHILD, "--", "stubborn", "0")
+def test_one_that_ignores_sigterm_is_killed(tmp_path):
+    done = launch(
+        "local.py", "--processes=2", "--grace=1", CHILD, "--", "stubborn", "0", str(tmp_path)
+    )
     assert done.returncode == 9
     assert "process 1 did not end within 1 s and is killed" in done.stderr
     (line,) = by_process(done.stdout)[1]
@@ -136,5 +138,5 @@ def test_jax_finds_the_other_processes(tmp_path):
     variables = {"PYTHONPATH": str(tmp_path), "JAX_PLATFORMS": "cpu"}
     done = launch("local.py", *arguments, **variables)
     assert done.returncode == 0, done.stderr
-    last = {number: lines[-1] for number, lines in by_process(done.stdout).items()}
-    assert last == dict.fromkeys(range(2), "2 4 [10.0, 11.0]")
+    lines = by_process(done.stdout)
+    assert all("2 4 [10.0, 11.0]" in lines[number] for number in range(2))  # Gloo says more

@@ -118,7 +118,9 @@ def test_after_preemption_the_run_continues_on_other_tpus(cloud_of):
     cloud, variables = cloud_of(plans=[clouds.QUEUED] * 2)
     done = launch("tpu_vm.py", *RUN, "--max_restarts=0", "--", "train", "--preempted", **variables)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == steps(numbers=(0, 1, 2, 3))
+    # What the first machine had not shown yet went away with it.
+    assert done.stdout.splitlines()[-2:] == steps(numbers=(2, 3))
+    assert set(done.stdout.splitlines()) <= set(steps())
     assert "the TPUs were taken away; asks for others" in done.stderr
     assert verbs(cloud) == ["create", "delete", "create"]
     assert [(cloud.bucket / f"steps.{who}").read_text() for who in (0, 1)] == ["...."] * 2
