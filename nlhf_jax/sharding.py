@@ -59,7 +59,7 @@ class Partitioner:
         fsdp: int,
         tensor: int,
         devices: Sequence[jax.Device] | None = None,
-        decode_layout: str = "auto",
+        decode_layout: str | None = None,
     ):
         """Lays the devices out as `data x fsdp x tensor`, by how they are wired.
 
@@ -73,12 +73,13 @@ class Partitioner:
           tensor: devices that split each layer's heads and hidden units.
           devices: default all devices of all processes.
           decode_layout: how weights lie while responses are decoded, of `DECODE_LAYOUTS`; see
-            `decoding`.
+            `decoding`. None is "auto".
 
         Raises:
           UserError: the sizes do not multiply to the number of devices, slices share a
             copy, or there is no such layout.
         """
+        decode_layout = decode_layout or "auto"
         if decode_layout not in DECODE_LAYOUTS:
             raise UserError(
                 f"DECODE_LAYOUT is {decode_layout!r} but must be one of {', '.join(DECODE_LAYOUTS)}"

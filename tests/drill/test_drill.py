@@ -31,12 +31,12 @@ def failed(drill: Drill, family: str) -> list[str]:
 
 def test_killed_runs_end_as_if_nothing_had_happened(drill):
     """Micro-batches, several epochs, evaluations, the best step, and the moving average."""
-    drill.kill(8, JOBS_KILLED)
+    drill.kill(6, JOBS_KILLED)
     assert not failed(drill, "kill")
 
 
 def test_damaged_files_are_survived_or_refused_in_a_sentence(drill):
-    drill.damage(6)
+    drill.damage(5)
     assert not failed(drill, "damage")
 
 
@@ -44,7 +44,7 @@ def test_a_run_goes_on_when_its_full_disk_has_room_again(drill):
     reason = disks.can_mount(drill.place.directory)
     if reason:
         pytest.skip(reason)
-    drill.disks(count=3)
+    drill.disks(count=2)
     assert not failed(drill, "disk")
 
 

@@ -80,7 +80,8 @@ def test_checkpoint_that_cannot_be_read(workplace, nlhf, tmp_path, damage):
         path.mkdir()
     if damage == "truncated":
         shutil.copytree(workplace.path("sft"), path)
-        largest = max(path.rglob("d/*"), key=lambda file: file.stat().st_size)
+        newest = max((path / "checkpoints").iterdir(), key=lambda step: int(step.name))
+        largest = max(newest.rglob("d/*"), key=lambda file: file.stat().st_size)
         largest.write_bytes(largest.read_bytes()[:100])
     arguments = _policy(workplace, f"bad_{damage}", f"INITIAL_CHECKPOINT='{path}'")
     _assert_one_sentence(nlhf(*arguments), str(path))

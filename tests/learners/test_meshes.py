@@ -12,7 +12,12 @@ from tests import tiny
 from tests.processes import trainings
 
 COLLECTIVES = r" (all-[a-z]+(?:-[a-z]+)?|reduce-scatter|collective-[a-z]+)\("
-ONE, DATA, FSDP, CUBE = (1, 1, 1), (8, 1, 1), (1, 8, 1), (2, 2, 2)
+ONE, DATA, CUBE = (1, 1, 1), (8, 1, 1), (2, 2, 2)
+# Those whose steps differ most; the others with -m long.
+SOME = ("supervised", "preference", "nash_md", "ipo_md")
+MOST_LONG = [
+    pytest.param(kind, marks=() if kind in SOME else pytest.mark.long) for kind in tiny.LEARNERS
+]
 
 
 @functools.cache
@@ -37,7 +42,7 @@ def test_a_mesh_of_all_axes_trains_as_one_device_does(kind):
     _assert_same_run(_trained(kind, CUBE), _trained(kind, ONE))
 
 
-@pytest.mark.parametrize("kind", tiny.LEARNERS)
+@pytest.mark.parametrize("kind", MOST_LONG)
 def test_eight_shares_of_the_batch_train_as_one_device_does(kind):
     _assert_same_run(_trained(kind, DATA), _trained(kind, ONE))
 
@@ -61,7 +66,7 @@ def test_training_changes_every_array(kind):
     assert min(jax.tree.leaves(change)) > 1e-2
 
 
-@pytest.mark.parametrize("kind", tiny.LEARNERS)
+@pytest.mark.parametrize("kind", MOST_LONG)
 def test_scanned_layers_on_a_mesh_train_as_separate_ones_on_one_device_do(kind):
     """By Adafactor, which scales and clips each array: a stacked one is not its layers."""
     scanned = _trained(kind, CUBE, scan_layers=True)

@@ -69,6 +69,7 @@ def test_less_is_kept_for_the_gradient(scanned):
     assert kept[1] < 0.2 * kept[0], kept
 
 
+@pytest.mark.long
 def test_a_compiled_step_takes_less_memory():
     """Stacked, as large networks are. XLA computes separate layers twice on a GPU or TPU alone."""
     sizes = []

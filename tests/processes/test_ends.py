@@ -4,7 +4,7 @@ import pytest
 
 from tests.processes.ends import Case, Runs
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
