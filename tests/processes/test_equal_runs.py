@@ -27,13 +27,13 @@ def together(count: int, *command: str, devices: int = 2, timeout: int = 400) ->
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_of_two_devices_train_as_one_device_does(tmp_path):
     """Every learner; of the four devices two share each copy of the parameters. And every example
     of an epoch reaches one process."""
     path = tmp_path / "found.npz"
     module = "--module=tests.processes.trainings"
-    together(2, module, "--", str(path), "2", "2", "1", *tiny.LEARNERS)
+    together(2, module, "--", "train", str(path), "2", "2", "1", *tiny.LEARNERS)
     found = dict(np.load(path))
     rows = found.pop("rows")
     assert rows.shape == (2, 12) and sorted(rows.flat) == list(range(24))

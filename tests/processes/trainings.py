@@ -1,7 +1,7 @@
 """The same small trainings on any mesh of any processes.
 
 Also a program, which `launch/local.py` starts in several: `python -m tests.processes.trainings
-FILE.npz DATA FSDP TENSOR KIND...` leaves, of the first process, what the trainings came to.
+train FILE.npz DATA FSDP TENSOR KIND...` leaves, of the first process, what the trainings came to.
 """
 
 import sys
@@ -74,4 +74,4 @@ def main(path: str, mesh: Iterable[str], kinds: Iterable[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:5], sys.argv[5:])
+    main(sys.argv[2], sys.argv[3:6], sys.argv[6:])
