@@ -14,6 +14,7 @@ from nlhf_jax.planning import phases, plan, runs, sizes
 from nlhf_jax.planning.chips import topology
 from nlhf_jax.planning.compiling import Request, with_setting
 from nlhf_jax.planning.memory import memory
+from tests.paths import golden_directory
 
 TLDR = ("tldr/nash_md.gin",)
 PUBLISHED = {"policy": "t5_1_1_large", "rater": "t5_1_1_xl"}
@@ -88,13 +89,10 @@ def test_players_are_those_of_the_opponent():
     assert ipo.rows == 2  # both responses are learned from
 
 
-def test_a_checkpoint_tells_its_sizes(tmp_path):
+def test_a_checkpoint_tells_its_sizes():
     """T5X's own, of two layers, in place of a name."""
-    golden = "/work/shared/golden/t5x_tiny/native/checkpoint_3"
-    try:
-        run = runs.read(TLDR, [f'INITIAL_CHECKPOINT="{golden}"'], rater="t5_1_1_xl")
-    except UserError as error:
-        pytest.skip(f"there is no checkpoint of T5X's: {error}")
+    checkpoint = golden_directory() / "t5x_tiny" / "native" / "checkpoint_3"
+    run = runs.read(TLDR, [f'INITIAL_CHECKPOINT="{checkpoint}"'], rater="t5_1_1_xl")
     assert run.model.num_encoder_layers == 2
 
 
