@@ -8,7 +8,6 @@ import sys
 import gin
 import pytest
 
-from nlhf_jax.errors import UserError
 from nlhf_jax.main import main
 from nlhf_jax.planning import phases, plan, runs, sizes
 from nlhf_jax.planning.chips import topology
