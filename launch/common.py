@@ -100,6 +100,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise Refused(f"{message}; see {self.prog} --help")
 
+    def add_children(self, grace: str) -> None:
+        """--grace, whose help is `grace`, and --module, of the processes that it starts itself."""
+        self.add_argument(
+            "--grace", type=at_least(0), default=30, metavar="SECONDS", help=f"{grace} (30)"
+        )
+        self.add_argument(
+            "--module", type=name("module"), default=NLHF, help=f"runs in place of {NLHF}"
+        )
+
     def add_dry_run(self) -> None:
         self.add_argument(
             "--dry_run", action="store_true", help="print what would be done, and do nothing"

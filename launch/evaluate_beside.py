@@ -23,7 +23,6 @@ from etils import epath
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from launch.common import (
-    NLHF,
     Parser,
     Refused,
     at_least,
@@ -125,14 +124,7 @@ def main(arguments: Sequence[str]) -> int:
     add("--watch", type=name("directory"), required=True, metavar="DIR", help="of the training")
     add("--out", type=name("directory"), required=True, metavar="DIR", help="gets OUT/STEP/")
     add("--poll", type=at_least(0), default=30, metavar="SECONDS", help="between two looks (30)")
-    add(
-        "--grace",
-        type=at_least(0),
-        default=30,
-        metavar="SECONDS",
-        help="from SIGTERM to SIGKILL, for an evaluation that does not end (30)",
-    )
-    add("--module", type=name("module"), default=NLHF, help=f"runs in place of {NLHF}")
+    parser.add_children(grace="from SIGTERM to SIGKILL, for an evaluation that does not end")
     parser.add_dry_run()
     options = parser.parse_args(own)
     _check(required(job))

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from launch.common import NLHF, Parser, at_least, exit_with, job_of, name, required, say, shown
+from launch.common import Parser, at_least, exit_with, job_of, required, say, shown
 
 _TIMED_OUT = 124  # as timeout(1) has it
 
@@ -214,14 +214,7 @@ def main(arguments: Sequence[str]) -> int:
         help="CPU devices that each has (1)",
     )
     add("--timeout", type=at_least(1), metavar="SECONDS", help="end all after this long (never)")
-    add(
-        "--grace",
-        type=at_least(0),
-        default=30,
-        metavar="SECONDS",
-        help="from SIGTERM to SIGKILL, when one has failed (30)",
-    )
-    add("--module", type=name("module"), default=NLHF, help=f"runs in place of {NLHF}")
+    parser.add_children(grace="from SIGTERM to SIGKILL, when one has failed")
     parser.add_dry_run()
     options = parser.parse_args(own)
     several = commands(

@@ -27,12 +27,6 @@ _SHUTDOWN_TIMEOUT = 60  # seconds, in which all must have come to their end when
 _LEAVING = 5.0  # seconds that one which fails waits for others that fail in the same way
 
 
-class _This:
-    """This process."""
-
-    index, count = 0, 1
-
-
 # --- at the start --------------------------------------------------------------------------------
 
 
@@ -57,7 +51,6 @@ def initialize(
     import jax
 
     if jax.distributed.is_initialized():
-        _This.index, _This.count = jax.process_index(), jax.process_count()
         return
     count = _number("--processes", count, COUNT, environment)
     if count == 1:
@@ -90,7 +83,6 @@ def initialize(
         raise UserError(
             f"the processes of this run do not find each other: {first_line(error)}"
         ) from error
-    _This.index, _This.count = jax.process_index(), jax.process_count()
 
 
 def _number(
@@ -131,22 +123,30 @@ def _is_tpu_vm() -> bool:
 
 def index() -> int:
     """Which process this is, from 0."""
-    return _This.index
+    jax = _joined()
+    return 0 if jax is None else jax.process_index()
 
 
 def count() -> int:
     """How many processes the run has."""
-    return _This.count
+    jax = _joined()
+    return 1 if jax is None else jax.process_count()
+
+
+def _joined() -> Any:
+    """JAX, if it was told of other processes, here or by a program that calls the package."""
+    jax = sys.modules.get("jax")
+    return jax if jax is not None and jax.distributed.is_initialized() else None
 
 
 def is_first() -> bool:
     """Whether this process is the one that writes and speaks."""
-    return _This.index == 0
+    return index() == 0
 
 
 def wait(name: str) -> None:
     """Returns when all processes have come here; `name` is the same for all."""
-    if _This.count > 1:
+    if count() > 1:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(name)
@@ -158,7 +158,7 @@ def from_first(get: Callable[[], Any]) -> Any:
     Where it raises UserError, all end with that: the first with the sentence, the others with
     `EndedByFirst`.
     """
-    if _This.count == 1:
+    if count() == 1:
         return get()
     error, content = None, b""
     if is_first():
@@ -234,7 +234,7 @@ def check_same(what: str, fingerprint: str) -> None:
       what: has it, for the error.
       fingerprint: the beginning of a hash.
     """
-    if _This.count == 1:
+    if count() == 1:
         return
     import numpy as np
     from jax.experimental import multihost_utils
@@ -252,14 +252,14 @@ def check_same(what: str, fingerprint: str) -> None:
 
 def lost(error: Exception) -> str | None:
     """What an error of JAX's says if it is that another process has gone; None if it is another."""
-    if _This.count == 1:
+    if count() == 1:
         return None
     text = str(error)
     known = ("Gloo", "coordination", "distributed service", "Connection closed", "peer", "NCCL")
     if not any(word in text for word in known):
         return None
     return (
-        f"another of the {_This.count} processes of this run has ended or cannot be reached "
+        f"another of the {count()} processes of this run has ended or cannot be reached "
         f"({first_line(error)}); the same command, in all of them, continues"
     )
 

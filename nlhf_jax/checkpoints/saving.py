@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from nlhf_jax import __version__
+from nlhf_jax import __version__, processes
 from nlhf_jax.checkpoints.failures import failure_is_one_error
 from nlhf_jax.checkpoints.integrity import Damage, check_state_files, flush, guarded, seal
 from nlhf_jax.checkpoints.ours import (
@@ -149,9 +149,8 @@ class Checkpoints:
         In a file beside the others: those stay as they were written.
         """
         found = {"data_position": dict(data_position), "metrics": dict(metrics)}
-        if jax.process_index() == 0:
-            with failure_is_one_error(self.directory):
-                write_whole(self.directory / str(step) / EVALUATION, guarded(found))
+        with failure_is_one_error(self.directory):
+            write_whole(self.directory / str(step) / EVALUATION, guarded(found))
 
     def restore_latest(self, abstract_state: Any) -> tuple[Any, dict[str, Any]] | None:
         """The latest whole checkpoint as `(state, data_position)`, or None where there is none.
@@ -297,9 +296,9 @@ def _damage(path: epath.Path) -> str | None:
 
     Other errors than Damage go up: storage that is away for a while is no reason to go back.
     """
-    count = jax.process_count()
+    count = processes.count()
     try:
-        check_step(path, jax.process_index(), count)
+        check_step(path, processes.index(), count)
         damage = None
     except Damage as error:
         damage = first_line(error)
@@ -317,11 +316,10 @@ def _set_aside(path: epath.Path) -> epath.Path:
     while target.exists():
         number += 1
         target = directory / f"{path.name}.{number}"
-    if jax.process_index() == 0:
+    if processes.is_first():
         directory.mkdir(parents=True, exist_ok=True)
         path.rename(target)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"set aside {target}")
+    processes.wait(f"set aside {target}")
     return target
 
 

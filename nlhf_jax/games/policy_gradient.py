@@ -4,6 +4,7 @@ The policy is `softmax(theta)`, theta `[X, Y]`. Exact gradients sum over all act
 draw responses like the learner of `nlhf_jax.learners.policy`.
 """
 
+import abc
 import dataclasses
 
 import jax
@@ -41,7 +42,7 @@ def sampled_gradient(
 
 
 @dataclasses.dataclass(frozen=True)
-class _AgainstMixture:
+class _AgainstMixture(abc.ABC):
     """Gradient steps on theta against, or sampled from, `pi^(1 - beta) mu^beta`.
 
     Attributes:
@@ -61,9 +62,9 @@ class _AgainstMixture:
     def init(self, game: Game, log_start: jax.Array) -> State:
         return log_start, measures.geometric_mixture(log_start, game.log_reference, self.beta)
 
+    @abc.abstractmethod
     def ascent(self, game: Game, theta: jax.Array, mixture: jax.Array, key: jax.Array) -> jax.Array:
         """The direction of theta's step, of its shape."""
-        raise NotImplementedError
 
     def step(self, game: Game, state: State, index: jax.Array, key: jax.Array) -> State:
         theta, mixture = state

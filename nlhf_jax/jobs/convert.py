@@ -98,9 +98,7 @@ def convert(
         # What the run had; the arrays are now one for each layer.
         description |= {"model": description["model"] | {"scan_layers": False}}
         # Not beside other steps: a run there would continue from this one, without its optimiser.
-        # What a conversion left that was killed, Orbax clears away.
-        begun = not (target / run_record.FILE_NAME).exists()
-        _check_new(target / checkpoints.DIRECTORY, but=".orbax-checkpoint-tmp" if begun else None)
+        _check_no_run(target)
         target = target / checkpoints.DIRECTORY / str(found.step)
         state = {"params": read_to_host(params, dtype)}
         files = checkpoints.Checkpoints(output, keep=1, asynchronous=False, frugal=True)
@@ -154,6 +152,14 @@ def _description(
         reward_segments(words),
         form.form,
     )
+
+
+def _check_no_run(workdir: epath.Path) -> None:
+    """`_check_new` of its checkpoints. What a conversion left that was killed, Orbax clears away;
+    what a training has not saved yet is the training's."""
+    is_a_training = (workdir / run_record.FILE_NAME).exists()
+    left = None if is_a_training else ".orbax-checkpoint-tmp"
+    _check_new(workdir / checkpoints.DIRECTORY, but=left)
 
 
 def _check_new(path: epath.Path, but: str | None = None) -> None:

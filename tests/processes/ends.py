@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from launch import local
+from launch.common import NLHF
 from tests.drill import endings
 from tests.drill.jobs import JOBS, Place
 
@@ -129,25 +130,21 @@ class Together:
     """A command in several processes; the context kills those that are left."""
 
     def __init__(self, arguments: Sequence[str], count: int, log: Path, cache: Path):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
         self._logs = [log / f"{index}_of_{count}" for index in range(count)]
         self._children = []
-        for index, path in enumerate(self._logs):
-            environment = os.environ | {
-                "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
-                "JAX_NUM_PROCESSES": str(count),
-                "JAX_PROCESS_ID": str(index),
-                "JAX_NUM_CPU_DEVICES": "1",
-                "JAX_COMPILATION_CACHE_DIR": str(cache),
-                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-                "TF_CPP_MIN_LOG_LEVEL": "3",
-            }
+        shared = os.environ | {
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        }
+        several = local.commands(arguments, count, 1, NLHF, local.free_port())
+        for command, path in zip(several, self._logs, strict=True):
             with path.open("wb") as stream:
-                command = [sys.executable, "-m", "nlhf_jax.main", *arguments]
                 child = subprocess.Popen(
-                    command, env=environment, stdout=stream, stderr=subprocess.STDOUT
+                    command.arguments,
+                    env=shared | dict(command.environment),
+                    stdout=stream,
+                    stderr=subprocess.STDOUT,
                 )
             self._children.append(child)
 
