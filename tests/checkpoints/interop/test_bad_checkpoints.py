@@ -1,6 +1,5 @@
 """Checkpoints that cannot be used: one sentence that names the parameter or the file, and why."""
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -10,11 +9,9 @@ import numpy as np
 import pytest
 import tensorstore as ts
 
-from nlhf_jax.checkpoints.interop import huggingface
-from nlhf_jax.checkpoints.networks import load_network, read_params
+from nlhf_jax.checkpoints.networks import read_params
 from nlhf_jax.checkpoints.opening import open_checkpoint
 from nlhf_jax.errors import UserError
-from nlhf_jax.jobs import builders
 from nlhf_jax.main import main
 from nlhf_jax.models import registry
 from tests import tiny
@@ -258,20 +255,6 @@ def test_hugging_faces_third_file_is_not_where_the_table_has_its_parameter(check
 # --- all of them ---------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory) -> dict[str, Path]:
-    """A whole checkpoint of each format, Hugging Face's in three files."""
-    network = tiny_checkpoints.model()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(huggingface, "_SHARD_BYTES", 20_000)
-        return {
-            to: tiny_checkpoints.write(
-                tmp_path_factory.mktemp(to), to, network, tiny.params(network, 1)
-            )
-            for to in ("t5x", "t5x_orbax", "huggingface")
-        }
-
-
 def load(path: Path) -> None:
     found = open_checkpoint(str(path))
     read_params(found, registry.build(found.model), tiny.one_device(), "float32")
@@ -351,72 +334,3 @@ def test_an_ocdbt_file_that_is_damaged_is_an_error_or_not_needed(tmp_path, damag
             assert str(path) in str(error) and "\n" not in str(error)
     # The manifest, the index that it names, and the file with the arrays: others are Adafactor's.
     assert "manifest.ocdbt" in refused and len(refused) >= 3
-
-
-# --- for this run --------------------------------------------------------------------------------
-
-
-def test_an_embedding_with_fewer_rows_than_the_vocabulary_has_pieces(tmp_path):
-    pieces = tiny_checkpoints.WORDS.size
-    small = tiny.model(pieces - 1, emb_dim=12, heads=4, layers=2)
-    # No vocabulary lies beside the step's directory, so the data's is taken.
-    path = tmp_path / "checkpoint_7"
-    path.mkdir()
-    tiny_checkpoints.write_native(path, tiny.params(small, 1))
-    said = f"has {pieces - 1} rows in token_embedder/embedding but the vocabulary has {pieces}"
-    with pytest.raises(UserError, match=said):
-        load_network(str(path), tiny.one_device(), tiny_checkpoints.data())
-    words = tmp_path / "words.model"
-    words.write_bytes(tiny_checkpoints.WORDS.model_bytes)
-    for to in ("nlhf", "huggingface"):
-        with pytest.raises(UserError, match=said):
-            tiny_checkpoints.convert(
-                str(path),
-                str(tmp_path / "out"),
-                to,
-                vocabulary=str(words),
-                feature_lengths=tiny_checkpoints.LENGTHS,
-            )
-    assert not (tmp_path / "out").exists()
-
-
-def setup() -> builders.Setup:
-    data = tiny_checkpoints.data()
-    mesh, optimizer = tiny.one_device(), tiny.optimizer()
-    return builders.Setup(data, tiny_checkpoints.LENGTHS, mesh, optimizer, seed=0, microbatches=1)
-
-
-@pytest.mark.parametrize("to", ["t5x", "huggingface"])
-def test_an_initial_checkpoint_with_other_rows_than_the_model(checkpoints, to):
-    rows = tiny_checkpoints.WORDS.size
-    config = dataclasses.replace(tiny_checkpoints.model().config, vocab_size=rows + 2)
-    with pytest.raises(UserError) as error:
-        builders.supervised(setup(), config, initial_checkpoint=str(checkpoints[to]))
-    wanted = f"the parameter decoder/logits_dense/kernel has shape (12, {rows}) there and (12, "
-    assert wanted + f"{rows + 2}) here (and 1 more differ)" in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("setting", "value", "stored"),
-    [
-        ("relative_attention_max_distance", 64, 128),
-        ("mlp_activations", ("silu", "linear"), ("gelu", "linear")),
-    ],
-)
-def test_an_initial_checkpoint_that_differs_in_what_no_shape_tells(
-    checkpoints, setting, value, stored
-):
-    config = dataclasses.replace(tiny_checkpoints.model().config, **{setting: value})
-    with pytest.raises(UserError) as error:
-        builders.supervised(setup(), config, initial_checkpoint=str(checkpoints["huggingface"]))
-    said = f"has {setting}={stored} but the model of this run has {setting}={value}"
-    assert said in str(error.value)
-
-
-def test_a_checkpoint_with_another_vocabulary_beside_it(checkpoints, tmp_path):
-    path = tmp_path / "hf"
-    shutil.copytree(checkpoints["huggingface"], path)
-    other = tiny_checkpoints.other_vocabulary(tmp_path / "other.model")
-    (path / "spiece.model").write_bytes(other)
-    with pytest.raises(UserError, match="is not the one that the checkpoint"):
-        load_network(str(path), tiny.one_device(), tiny_checkpoints.data())
