@@ -9,7 +9,7 @@ import contextlib
 import contextvars
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -228,9 +228,21 @@ def constrain_batch(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: constrain(x, "batch", *(None,) * (x.ndim - 1)), tree)
 
 
-def active() -> Partitioner | None:
-    """The mesh that `constrain` speaks of."""
-    return _ACTIVE.get()
+@contextlib.contextmanager
+def decoding(rows: int, weights: Callable[[], PyTree]) -> Iterator[None]:
+    """Inside, `constrain` speaks of the active mesh's `Partitioner.decoding`; no mesh, no effect.
+
+    Args:
+      rows: prompts.
+      weights: gives all that is decoded with; only its shapes and dtypes are asked for.
+    """
+    partitioner = _ACTIVE.get()
+    if partitioner is None:
+        yield
+        return
+    leaves = jax.tree.leaves(jax.eval_shape(weights))
+    with partitioner.decoding(rows, sum(x.size * x.dtype.itemsize for x in leaves)).activate():
+        yield
 
 
 def _laid_out(devices: Sequence[jax.Device], data: int, fsdp: int, tensor: int) -> np.ndarray:

@@ -22,7 +22,7 @@ from nlhf_jax.optimizers import choose, update_if
 from nlhf_jax.sharding import Partitioner, constrain_batch
 
 Batch = Mapping[str, jax.Array]
-Rows = dict[str, jax.Array]
+Rows = dict[str, PyTree]
 Metrics = dict[str, jax.Array]
 Loss = Callable[[PyTree, Any], tuple[jax.Array, Metrics]]
 

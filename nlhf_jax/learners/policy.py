@@ -102,8 +102,8 @@ class PolicyLearner(Learner):
         inputs, responses = rows["inputs"], rows["responses"]
         with jax.named_scope("reference"):
             reference = frozen["reference"]
-            context = rows.get("reference_context")  # Not there if mu was no player.
-            if context is None:
+            context = rows["reference_context"]
+            if context is None:  # mu was no player
                 context = self.model.encode(reference, inputs)
             reference_logits = self._logits(reference, context, responses)
         with jax.named_scope("gradient"):
@@ -152,8 +152,8 @@ class PolicyLearner(Learner):
         inputs, weights = batch["inputs"], row_weights(batch)
         with jax.named_scope("rollout"):
             sets = {"policy": state.params, "reference": frozen["reference"]} | state.kept
-            sets = {name: sets[name] for name in sets if any(name in player for player in players)}
-            contexts = {name: self.model.encode(params, inputs) for name, params in sets.items()}
+            names = sorted(set().union(*players))
+            contexts = {name: self.model.encode(sets[name], inputs) for name in names}
             key = key_for(self.seed, state.step, purpose)
             if "batch_number" in batch:  # One of several that this step is evaluated on.
                 key = jax.random.fold_in(key, batch["batch_number"][0])
@@ -167,9 +167,8 @@ class PolicyLearner(Learner):
             "responses": responses[:, : self._objective.learned],
             "targets": self._objective.targets(self._scorer, scores, weights),
             "row_weights": weights,
+            "reference_context": contexts.get("reference"),
         }
-        if "reference" in contexts:
-            rows["reference_context"] = contexts["reference"]
         metrics = {
             self._scorer.measures: jnp.sum(weights * scores),
             "advantage_squared": jnp.sum(weights * jnp.square(advantages)),
