@@ -33,6 +33,17 @@ if "XLA_FLAGS" not in os.environ and _xla_knows(_QUICK_COMPILATION):
 jax.config.update("jax_num_cpu_devices", 8)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # Or else xdist would begin with the files that have most tests, and end with the slow ones.
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with a slow test come first, so that no process is left with one when all is done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def storage_server(tmp_path_factory) -> Iterator[buckets.Storage]:
     """A Google Cloud Storage of our own, for the processes that get its `environment`."""

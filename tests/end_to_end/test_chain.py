@@ -45,11 +45,11 @@ def test_the_quickstart_runs_to_its_report_and_only_once(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("halve_from", [2000, 0])
+@pytest.mark.parametrize("halve_from", [0, pytest.param(2000, marks=pytest.mark.long)])
 def test_a_file_of_paths_sizes_and_step_counts_runs_the_chain_on_json_lines(
     workplace, tmp_path, halve_from
 ):
-    """With too few votes for a judge of its own, and with one."""
+    """With a judge of its own, and with too few votes for one."""
     files = {name: workplace.path(f"{name}.jsonl") for name in ("sft", "votes")}
     splits = {
         name: dict.fromkeys(("train", "validation", "test"), path) for name, path in files.items()

@@ -1,4 +1,4 @@
-"""A tournament is the same on every mesh, whatever its number of prompts."""
+"""A tournament is the same on every mesh and in two processes, whatever its number of prompts."""
 
 import dataclasses
 import json
@@ -16,6 +16,7 @@ from nlhf_jax.data.vocabularies import TLDR_MINI_MODEL
 from nlhf_jax.main import main
 from tests import tiny
 from tests.end_to_end.conftest import LENGTHS, write_lines
+from tests.processes.together import together
 
 MESHES = ((1, 1, 1), (8, 1, 1), (2, 2, 2))
 
@@ -65,16 +66,53 @@ def test_all_meshes_play_the_same_tournament(workplace, prompts, tmp_path, num_p
     )
     assert one["prompts"] == num_prompts
     for other in others:
-        assert other["samples"][0]["prompt"] == one["samples"][0]["prompt"]
-        for mine, theirs in zip(one["samples"], other["samples"], strict=True):
-            assert mine["responses"] == theirs["responses"]
-        np.testing.assert_allclose(other["win_rates"]["rate"], one["win_rates"]["rate"], atol=1e-6)
-        for mine, theirs in zip(one["players"], other["players"], strict=True):
-            assert (mine["mean_tokens"], mine["distinct"]) == (
-                theirs["mean_tokens"], theirs["distinct"],
-            )  # fmt: skip
-            assert theirs["kl"] == pytest.approx(mine["kl"], abs=1e-4)
+        assert_same(one, other)
     assert len({text for row in one["samples"] for text in row["responses"].values()}) > 5
+
+
+def assert_same(one, other):
+    """Two tournaments: tokens exactly, and numbers to the rounding of float32."""
+    for mine, theirs in zip(one["samples"], other["samples"], strict=True):
+        assert (mine["prompt"], mine["responses"]) == (theirs["prompt"], theirs["responses"])
+    np.testing.assert_allclose(other["win_rates"]["rate"], one["win_rates"]["rate"], atol=1e-6)
+    for mine, theirs in zip(one["players"], other["players"], strict=True):
+        assert (mine["mean_tokens"], mine["distinct"]) == (
+            theirs["mean_tokens"],
+            theirs["distinct"],
+        )
+        assert theirs["kl"] == pytest.approx(mine["kl"], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_play_the_tournament_that_one_does(workplace, prompts, tmp_path):
+    """Of two devices each, by the command line; 11 prompts are not shared evenly by four."""
+    player = workplace.path("sft")
+    settings = {
+        "SFT_FILES": {"train": workplace.path("sft.jsonl")},
+        "PREFERENCE_FILES": {"train": workplace.path("votes.jsonl")},
+        "PROMPT_FILES": {"train": str(prompts)},
+        "VOCABULARY": str(TLDR_MINI_MODEL),
+        "SHORT_TEMPLATE": True,
+        "PLAYERS": {"A": player, "B": player},
+        "REFERENCE_CHECKPOINT": player,
+        "RATER_CHECKPOINT": workplace.path("preference"),
+        "TASK_FEATURE_LENGTHS": json.loads(LENGTHS),
+        "SPLIT": "train",
+        "NUM_PROMPTS": 11,
+        "BATCH_SIZE": 8,
+    }
+    arguments = [
+        "evaluate",
+        "--gin_file=runs/tournament.gin",
+        "--gin_file=tasks/json_lines.gin",
+        *(f"--gin.{name}={value!r}" for name, value in settings.items()),
+    ]
+    assert main([*arguments, f"--workdir={tmp_path / 'one'}"]) == 0
+    together([*arguments, "--gin.FSDP_AXIS=2", f"--workdir={tmp_path / 'two'}"])
+    one, two = (
+        json.loads((tmp_path / name / "tournament.json").read_text()) for name in ("one", "two")
+    )
+    assert_same(one, two)
 
 
 @pytest.mark.slow

@@ -12,17 +12,17 @@ from tests import tiny
 from tests.processes import trainings
 
 COLLECTIVES = r" (all-[a-z]+(?:-[a-z]+)?|reduce-scatter|collective-[a-z]+)\("
-ONE, DATA, CUBE = (1, 1, 1), (8, 1, 1), (2, 2, 2)
-# Those whose steps differ most; the others with -m long.
-SOME = ("supervised", "preference", "nash_md", "ipo_md")
+ONE, DATA, FLAT, CUBE = (1, 1, 1), (8, 1, 1), (1, 2, 4), (2, 2, 2)
+# With stacked layers; the others with -m long.
+SOME = ("supervised", "nash_md")
 MOST_LONG = [
     pytest.param(kind, marks=() if kind in SOME else pytest.mark.long) for kind in tiny.LEARNERS
 ]
 
 
 @functools.cache
-def _trained(kind, mesh, microbatches=1, scan_layers=False):
-    return trainings.trained(kind, tiny.mesh(*mesh), microbatches, scan_layers)
+def _trained(kind, mesh, microbatches=1, **network):
+    return trainings.trained(kind, tiny.mesh(*mesh), microbatches, **network)
 
 
 def _assert_same_run(run, other):
@@ -38,13 +38,10 @@ def assert_same(run, other):
 
 
 @pytest.mark.parametrize("kind", tiny.LEARNERS)
-def test_a_mesh_of_all_axes_trains_as_one_device_does(kind):
-    _assert_same_run(_trained(kind, CUBE), _trained(kind, ONE))
-
-
-@pytest.mark.parametrize("kind", MOST_LONG)
-def test_eight_shares_of_the_batch_train_as_one_device_does(kind):
-    _assert_same_run(_trained(kind, DATA), _trained(kind, ONE))
+@pytest.mark.parametrize("mesh", [DATA, FLAT, CUBE], ids=str)
+def test_eight_devices_train_as_one_does(kind, mesh):
+    """Shares of the batch alone, shares of every matrix, and both."""
+    _assert_same_run(_trained(kind, mesh), _trained(kind, ONE))
 
 
 @pytest.mark.parametrize("kind", ["preference", "nash_md", "ipo_md"])
@@ -61,7 +58,7 @@ def test_eight_shares_of_the_batch_exchange_sums_only(kind):
 @pytest.mark.parametrize("kind", ["supervised", "nash_md", "ipo_md"])
 def test_training_changes_every_array(kind):
     """Or else the tests around this one would say little."""
-    start = tiny.params(tiny.model(**tiny.MESH_SIZES), 1)
+    start = tiny.params(tiny.model(**tiny.MESH_SIZES | {"layers": 1}), 1)
     change = jax.tree.map(lambda x, y: np.max(np.abs(x - y)), start, _trained(kind, ONE)[1].params)
     assert min(jax.tree.leaves(change)) > 1e-2
 
@@ -69,9 +66,9 @@ def test_training_changes_every_array(kind):
 @pytest.mark.parametrize("kind", MOST_LONG)
 def test_scanned_layers_on_a_mesh_train_as_separate_ones_on_one_device_do(kind):
     """By Adafactor, which scales and clips each array: a stacked one is not its layers."""
-    scanned = _trained(kind, CUBE, scan_layers=True)
+    scanned = _trained(kind, CUBE, layers=2, scan_layers=True)
     assert "layers" in scanned[1].params["decoder"]
-    _assert_same_run(scanned, _trained(kind, ONE))
+    _assert_same_run(scanned, _trained(kind, ONE, layers=2))
 
 
 @pytest.mark.parametrize("kind", ["supervised", "preference", "nash_md", "ipo_md"])

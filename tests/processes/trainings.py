@@ -20,13 +20,13 @@ from tests import tiny
 STEPS = 20
 
 
-def trained(kind: str, partitioner: Partitioner, microbatches=1, scan_layers=False):
+def trained(kind: str, partitioner: Partitioner, microbatches=1, layers=1, scan_layers=False):
     """Metrics of every step, and the state after the last.
 
     With Adafactor, which divides a gradient by means over rows and columns. (Adam divides each
     element by itself, and where a gradient is 0 but for rounding, blows the rounding up.)
     """
-    network = tiny.model(**tiny.MESH_SIZES, scan_layers=scan_layers)
+    network = tiny.model(**tiny.MESH_SIZES | {"layers": layers}, scan_layers=scan_layers)
     learner = tiny.learner(kind, network, partitioner=partitioner, microbatches=microbatches)
     state, history = learner.init(), []
     for step in range(STEPS):
