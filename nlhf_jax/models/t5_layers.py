@@ -161,6 +161,24 @@ def by_distance(values: jax.Array) -> jax.Array:
     return rows[:, :, length - 1 :]
 
 
+def _attend(
+    queries: jax.Array, keys: jax.Array, values: jax.Array, *biases: jax.Array
+) -> jax.Array:
+    logits = (queries @ keys.swapaxes(-1, -2)).astype(jnp.float32)
+    weights = jax.nn.softmax(sum(biases, start=logits), axis=-1)
+    return weights.astype(values.dtype) @ values
+
+
+def _attend_as_two(queries: jax.Array, *rest: jax.Array) -> jax.Array:
+    """Of one query, as if there were two: the same numbers, several times faster on a TPU.
+
+    XLA gives a matrix times a matrix to the TPU's matrix unit, and a matrix times a vector to its
+    vector unit. The barriers keep it from seeing through this.
+    """
+    pair = jax.lax.optimization_barrier(jnp.concatenate([queries, queries], axis=-2))
+    return jax.lax.optimization_barrier(_attend(pair, *rest))[..., :1, :]
+
+
 class Attention(nn.Module):
     """Multi-head attention without scaling. Heads are split from one `joined_kv` dimension."""
 
@@ -192,10 +210,12 @@ class Attention(nn.Module):
 
         The sum of the biases may be larger than each of them; it is never made.
         """
-        logits = (self._split(self.query(x)) @ keys.swapaxes(-1, -2)).astype(jnp.float32)
-        weights = jax.nn.softmax(sum(biases, start=logits), axis=-1)
-        mixed = (weights.astype(values.dtype) @ values).swapaxes(-2, -3)
-        return self.out(mixed.reshape(*x.shape[:-1], -1))
+        operands = (self._split(self.query(x)), keys, values, *biases)
+        if x.shape[-2] == 1:
+            mixed = jax.lax.platform_dependent(*operands, tpu=_attend_as_two, default=_attend)
+        else:
+            mixed = _attend(*operands)
+        return self.out(mixed.swapaxes(-2, -3).reshape(*x.shape[:-1], -1))
 
 
 class MLP(nn.Module):
