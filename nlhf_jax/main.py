@@ -205,7 +205,8 @@ def _plan_parser() -> _Parser:
         "--topology",
         required=True,
         metavar="KIND:SHAPE",
-        help="such as v5e:4x4, v5p:2x2x4 or h100:8; here: the devices at hand, measured",
+        help="such as v5e:4x4, v5p:2x2x4, h100:8, or of two slices 2xv5e:4x4; here: the devices at "
+        "hand, measured",
     )
     add("--policy", metavar="MODEL", help="sizes that its checkpoint does not tell: t5_1_1_large")
     add("--rater", metavar="MODEL", help="the same of the rater")

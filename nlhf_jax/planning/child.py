@@ -9,7 +9,7 @@ from typing import Any
 
 from nlhf_jax.errors import UserError
 from nlhf_jax.planning import hlo, programs
-from nlhf_jax.planning.chips import HERE
+from nlhf_jax.planning.chips import HERE, topology
 from nlhf_jax.planning.compiling import Request
 
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
@@ -77,18 +77,22 @@ def _peak(memory: Any, topology: str) -> int | None:
     return there + memory.temp_size_in_bytes - memory.alias_size_in_bytes
 
 
-def _devices(topology: str):
+def _devices(name: str):
     import jax
     from jax.experimental import topologies
 
-    if topology == HERE:
+    if name == HERE:
         return jax.devices()
+    known = topology(name)
+    several = {"num_slices": known.slices} if known.slices > 1 else {}
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology)
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=known.slice_name, **several
+        )
     except Exception as error:  # libtpu's, of several classes
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"--topology is {topology!r} but the compiler knows no such chips: {reason[:200]}"
+            f"--topology is {name!r} but the compiler knows no such chips: {reason[:200]}"
         ) from error
     return found.devices
 

@@ -14,7 +14,7 @@ from nlhf_jax.planning.wire import Wire
 # What is assumed of a chip at its slowest: shares of its peaks, and how long a collective takes to
 # start, in seconds (at its fastest, at its slowest). At its fastest it uses all links at once, at
 # its slowest one link in one direction.
-COMPUTE_SHARE, MEMORY_SHARE = 0.25, 0.6
+COMPUTE_SHARE, MEMORY_SHARE, OUTSIDE_SHARE = 0.25, 0.6, 0.5
 STARTS = (1e-6, 10e-6)
 
 
@@ -47,7 +47,9 @@ class Phase:
         the slowest counts. At the most they wait for each other, at their shares of the peaks.
         """
         links = max(chip.links, 1)
+        between = self.wire.between / chip.outside_speed if chip.outside_speed else 0.0
         least = max(
+            between,
             self.flops / chip.flops,
             self.memory.least / chip.memory_speed,
             self.wire.least / (links * chip.link_speed) + self.wire.collectives * STARTS[0],
@@ -56,6 +58,7 @@ class Phase:
             self.flops / (COMPUTE_SHARE * chip.flops)
             + self.memory.most / (MEMORY_SHARE * chip.memory_speed)
             + self.wire.most / chip.link_speed
+            + between / OUTSIDE_SHARE
             + self.wire.collectives * STARTS[1]
         )
         return least, most

@@ -77,6 +77,7 @@ class Plan:
                     "memory_bytes": list(phase.memory),
                     "wire_bytes": [phase.wire.least, phase.wire.most],
                     "collectives": phase.wire.collectives,
+                    "bytes_between_slices": phase.wire.between,
                     "seconds": list(phase.seconds(self.topology.chip)),
                 }
                 for phase in self.phases
@@ -118,7 +119,7 @@ def make(
       largest_batch: look for the largest batch that fits.
     """
     run = request.run()
-    mesh = run.mesh_on(topology.chips)
+    mesh = run.mesh_on(topology.chips, topology.slices)
     plan = Plan(run, topology, mesh, memory(run, mesh), phases.phases(run, mesh))
     if compile_timeout is not None:
         found = compiling.compiled(request, run, topology, compile_timeout, program)
@@ -134,7 +135,7 @@ def make(
 
 def helps(run: Run, topology: Topology) -> list[tuple[str, float]]:
     """Settings that lower the closed form's peak, and that peak; the best ones first."""
-    chips = topology.chips
+    chips = topology.chips // topology.slices
     tried: list[tuple[str, dict[str, Any]]] = []
     if not run.remat:
         tried.append(("REMAT = True", {"remat": True}))
@@ -147,11 +148,11 @@ def helps(run: Run, topology: Topology) -> list[tuple[str, float]]:
     for fsdp, tensor in ((chips, 1), (max(1, chips // 4), min(4, chips)), (1, min(8, chips))):
         text = f"FSDP_AXIS = {fsdp}, TENSOR_AXIS = {tensor}"
         tried.append((text, {"mesh": (-1, fsdp, tensor)}))
-    now = _peak(run, chips)
+    now = _peak(run, topology)
     found = []
     for text, changes in tried:
         try:
-            peak = _peak(dataclasses.replace(run, **changes), chips)
+            peak = _peak(dataclasses.replace(run, **changes), topology)
         except UserError:  # a mesh that does not divide the batch
             continue
         if peak < 0.98 * now:
@@ -159,8 +160,8 @@ def helps(run: Run, topology: Topology) -> list[tuple[str, float]]:
     return sorted(dict(found).items(), key=lambda pair: pair[1])
 
 
-def _peak(run: Run, chips: int) -> float:
-    return memory(run, run.mesh_on(chips)).peak
+def _peak(run: Run, topology: Topology) -> float:
+    return memory(run, run.mesh_on(topology.chips, topology.slices)).peak
 
 
 # --- the largest batch ---------------------------------------------------------------------------
@@ -195,7 +196,7 @@ def _largest_batch(
     unit = plan.mesh.batch_shares * run.microbatches
 
     def closed(batch: int) -> bool:
-        peak = _peak(dataclasses.replace(run, batch_size=batch), topology.chips)
+        peak = _peak(dataclasses.replace(run, batch_size=batch), topology)
         return peak <= topology.chip.memory
 
     by_formula = largest(closed, unit)

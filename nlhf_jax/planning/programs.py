@@ -49,7 +49,7 @@ def abstract_learner(
     without = ("jobs.train.data=None", "jobs.train.partitioner=None")
     layout = _mesh_settings(gin_files, overrides, search_paths)
     runs.parse(gin_files, [*overrides, *without], search_paths)
-    partitioner = Partitioner(*run.mesh_on(len(devices)), devices=devices, **layout)
+    partitioner = Partitioner(*run.mesh_on(len(devices)).axes, devices=devices, **layout)
     arguments = configuration.arguments(jobs.train, ["workdir"])
     setup = builders.Setup(
         _no_data(run.template),

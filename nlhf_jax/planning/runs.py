@@ -91,8 +91,8 @@ class Run:
     template: int = 0
     assumed: tuple[str, ...] = ()
 
-    def mesh_on(self, chips: int) -> Mesh:
-        """The mesh of so many devices. Raises UserError if it is none of them."""
+    def mesh_on(self, chips: int, slices: int = 1) -> Mesh:
+        """The mesh of so many devices in all. Raises UserError if it is none of them."""
         data, fsdp, tensor = self.mesh
         if data == -1:
             data = max(1, chips // (fsdp * tensor))
@@ -102,13 +102,18 @@ class Run:
                 f"{data * fsdp * tensor} devices, but the topology has {chips}; change DATA_AXIS, "
                 "FSDP_AXIS or TENSOR_AXIS"
             )
+        if data % slices:
+            raise UserError(
+                f"the mesh has data={data} but that must be a multiple of the {slices} slices; "
+                "change DATA_AXIS, FSDP_AXIS or TENSOR_AXIS"
+            )
         shares = data * fsdp * self.microbatches
         if self.batch_size < 1 or self.batch_size % shares:
             raise UserError(
                 f"BATCH_SIZE is {self.batch_size} but must be a multiple of the {data * fsdp} "
                 f"devices that share a batch times MICROBATCHES, {self.microbatches}"
             )
-        return Mesh(data, fsdp, tensor)
+        return Mesh(data, fsdp, tensor, slices)
 
 
 def parse(gin_files: Sequence[str], overrides: Sequence[str], search_paths: Sequence[str]) -> None:

@@ -10,11 +10,17 @@ from nlhf_jax.sharding import LOGICAL_AXIS_RULES, decode_layout
 
 
 class Mesh(NamedTuple):
-    """Sizes of the mesh's axes, see `nlhf_jax.sharding`."""
+    """Sizes of the mesh's axes, see `nlhf_jax.sharding`; `data` includes the slices."""
 
     data: int
     fsdp: int
     tensor: int
+    slices: int = 1
+
+    @property
+    def axes(self) -> tuple[int, int, int]:
+        """As `sharding.MESH_AXES` has them."""
+        return self.data, self.fsdp, self.tensor
 
     @property
     def chips(self) -> int:
@@ -56,7 +62,7 @@ def decoding_mesh(layout: str, mesh: Mesh, rows: int, weights: float) -> Mesh:
     }[layout]
     while rows % math.prod(along):
         along = along[:-1]
-    return Mesh(math.prod(along), 1, tensor)
+    return mesh._replace(data=math.prod(along), fsdp=1, tensor=tensor)
 
 
 class Array(NamedTuple):

@@ -115,6 +115,13 @@ def _assumed(plan: Plan) -> str:
     chip = plan.topology.chip
     links = "" if chip.links == 0 else f", {chip.links} links of {chip.link_speed / 1e9:.0f} GB/s"
     peaks = "measured" if plan.topology.name == "here" else "published"
+    outside = []
+    if plan.topology.slices > 1:
+        between = sum(phase.wire.between for phase in plan.phases)
+        outside.append(
+            f"between slices a chip sends {between / 1e9:.3g} GB a step, over "
+            f"{(chip.outside_speed or 0) / 1e9:.4g} GB/s, or {costs.OUTSIDE_SHARE:.0%} of that"
+        )
     lines = [
         f"{peaks}: {chip.flops / 1e12:.4g} TFLOP/s, {chip.memory_speed / 1e9:.4g} GB/s of memory"
         f"{links}",
@@ -123,6 +130,7 @@ def _assumed(plan: Plan) -> str:
         "the most: one after the other, at "
         f"{costs.COMPUTE_SHARE:.0%} of the peak, {costs.MEMORY_SHARE:.0%} of the memory's speed, "
         f"one link, {1e6 * costs.STARTS[1]:.0f} us a collective",
+        *outside,
         "every response has its full length, which early training comes near to; evaluation, "
         "checkpoints and reading of data are not counted",
         *plan.run.assumed,

@@ -6,7 +6,7 @@ apart (reduce-scatter), and both for an all-reduce, which is one after the other
 Collectives that come in the closed forms:
 - along `fsdp`, weights are gathered before a pass, and gradients scattered after it;
 - along `tensor`, what each attention and each MLP puts out is summed, in both directions;
-- along `data`, the gradient is summed.
+- along `data`, the gradient is summed: over several slices first in each, then between them.
 """
 
 from typing import NamedTuple
@@ -20,11 +20,13 @@ class Wire(NamedTuple):
     Attributes:
       least, most: bytes.
       collectives: how many collective operations, each of which takes some time to start.
+      between: bytes that it sends to other slices; `least` and `most` do not have them.
     """
 
     least: float
     most: float
     collectives: float
+    between: float = 0.0
 
     def __add__(self, other: object) -> "Wire":
         assert isinstance(other, Wire)
@@ -61,9 +63,13 @@ def gradients(used: int, held: int, arrays: int, mesh: Mesh, parts: int) -> Wire
         scattered = 4 * share(mesh.fsdp) * used * parts
         # At most, an all-reduce whose result is cut.
         found += Wire(scattered, 2 * scattered, arrays * parts)
-    if mesh.data > 1:
-        summed = 2 * 4 * share(mesh.data) * held
+    inside = mesh.data // mesh.slices
+    if inside > 1:
+        summed = 2 * 4 * share(inside) * held
         found += Wire(summed, summed * parts, arrays * parts)
+    if mesh.slices > 1:  # Of what a slice has summed each of its replicas takes a part outside.
+        summed = 2 * 4 * share(mesh.slices) * held / inside
+        found += Wire(0.0, 0.0, arrays * parts, summed * parts)
     return found
 
 

@@ -83,13 +83,13 @@ def test_a_rollout_is_cut_by_as_many_chips_as_divide_its_rows():
         ("tensor", 8, (8, 1, 4)),
         ("tensor", 6, (2, 1, 4)),
         ("spread", 8, (2, 1, 16)),
-        ("trained", 8, mesh),
+        ("trained", 8, mesh.axes),
         ("auto", 8, (8, 1, 4)),
     ):
-        assert sizes.decoding_mesh(layout, mesh, rows, small) == wanted
+        assert sizes.decoding_mesh(layout, mesh, rows, small).axes == wanted
     without = sizes.Mesh(2, 8, 1)
-    assert sizes.decoding_mesh("auto", without, 32, small) == (16, 1, 1)
-    assert sizes.decoding_mesh("auto", without, 32, large) == (2, 1, 8)
+    assert sizes.decoding_mesh("auto", without, 32, small).axes == (16, 1, 1)
+    assert sizes.decoding_mesh("auto", without, 32, large).axes == (2, 1, 8)
 
 
 def test_an_optimiser_that_is_not_factored_has_whole_moments():

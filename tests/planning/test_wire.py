@@ -58,3 +58,13 @@ def test_copies_of_a_network_send_nothing():
 def test_a_gradient_is_scattered_along_fsdp_and_summed_along_data():
     found = wire.gradients(used=400, held=100, arrays=5, mesh=Mesh(2, 4, 1), parts=1)
     assert found.least == 4 * (400 * 3 / 4 + 2 * 100 / 2)
+
+
+def test_between_slices_goes_what_each_of_them_has_summed():
+    """Of the 100 numbers that a chip holds, float32: two of a slice's replicas send half each."""
+    found = wire.gradients(used=100, held=100, arrays=5, mesh=Mesh(4, 1, 1, slices=2), parts=1)
+    inside = wire.gradients(used=100, held=100, arrays=5, mesh=Mesh(2, 1, 1), parts=1)
+    assert (found.least, found.most) == (inside.least, inside.most)
+    assert found.between == 2 * 4 * (1 / 2) * 100 / 2
+    alone = wire.gradients(used=100, held=100, arrays=5, mesh=Mesh(2, 1, 1, slices=2), parts=1)
+    assert (alone.least, alone.between) == (0, 2 * 4 * (1 / 2) * 100)
