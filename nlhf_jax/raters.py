@@ -159,6 +159,8 @@ class Scorer(Protocol):
     One that also has `score_and_more`, which returns the scores and a dict of float32 `[B]`, has
     the means of those among the metrics of a step.
 
+    Each row is scored for itself: with MICROBATCHES the rows of a batch come in several calls.
+
     Attributes:
       measures: what the scores are, the name of their metric: "preference", "reward", ...
       pairwise: whether a score compares y with a second response.

@@ -228,6 +228,28 @@ def constrain_batch(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: constrain(x, "batch", *(None,) * (x.ndim - 1)), tree)
 
 
+def split_batch(tree: PyTree, parts: int) -> PyTree:
+    """Arrays `[B, ...]` as `[parts, B / parts, ...]`.
+
+    Every part takes rows from all devices, so that no device has to send its rows away.
+    """
+    return jax.tree.map(
+        lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1), tree
+    )
+
+
+def map_batch(function: Callable[[PyTree], PyTree], tree: PyTree, parts: int) -> PyTree:
+    """A function of rows, from arrays `[B, ...]` to others, for a part of the batch at a time.
+
+    There are as many parts as `parts` and B have in common.
+    """
+    parts = math.gcd(parts, jax.tree.leaves(tree)[0].shape[0])
+    if parts == 1:
+        return function(tree)
+    found = jax.lax.map(lambda part: function(constrain_batch(part)), split_batch(tree, parts))
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), found)
+
+
 @contextlib.contextmanager
 def decoding(rows: int, weights: Callable[[], PyTree]) -> Iterator[None]:
     """Inside, `constrain` speaks of the active mesh's `Partitioner.decoding`; no mesh, no effect.

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 
 from nlhf_jax.errors import UserError
 from nlhf_jax.optimizers import adamw
-from nlhf_jax.sharding import MESH_AXES, Partitioner, constrain
+from nlhf_jax.sharding import MESH_AXES, Partitioner, constrain, map_batch, split_batch
 from tests import tiny
 
 DATA, CUBE = (8, 1, 1), (2, 2, 2)
@@ -177,3 +177,26 @@ def test_slices_are_joined_by_the_data_axis_alone():
 def test_slices_cannot_share_a_copy_of_the_parameters():
     with pytest.raises(AssertionError, match="DATA_AXIS is 1 but must be a multiple of the 2 slic"):
         places("v5e:4x4", 2, 1, 32, 1)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4, 6])
+def test_a_batch_in_parts_is_the_batch(parts):
+    """Of 16 rows on 2 devices, each part has as many from both; 6 parts and 16 rows have 2."""
+    partitioner = tiny.mesh(2, 1, 1)
+    rows = {"number": np.arange(16, dtype=np.int32), "text": np.ones((16, 3), np.int32)}
+    seen = []
+
+    def of_rows(part):
+        seen.append(part["number"].shape[0])
+        return {"square": part["number"] ** 2, "sum": part["text"].sum(axis=1)}
+
+    def run(batch):
+        with partitioner.activate():
+            return map_batch(of_rows, batch, parts)
+
+    found = jax.jit(run)(partitioner.place_batch(rows))
+    np.testing.assert_array_equal(found["square"], rows["number"] ** 2)
+    np.testing.assert_array_equal(found["sum"], np.full(16, 3))
+    assert set(seen) == {{1: 16, 2: 8, 4: 4, 6: 8}[parts]}
+    first = split_batch(rows, 2)["number"][0]
+    assert (first < 8).sum() == (first >= 8).sum() == 4

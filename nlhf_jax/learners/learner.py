@@ -19,7 +19,7 @@ from nlhf_jax.errors import UserError
 from nlhf_jax.learners.state import StateFactory, TrainState
 from nlhf_jax.models.language_model import LanguageModel, PyTree
 from nlhf_jax.optimizers import choose, update_if
-from nlhf_jax.sharding import Partitioner, constrain_batch
+from nlhf_jax.sharding import Partitioner, constrain_batch, split_batch
 
 Batch = Mapping[str, jax.Array]
 Rows = dict[str, PyTree]
@@ -85,14 +85,10 @@ def accumulate_gradients(
     if microbatches == 1:
         return gradient(params, rows)
 
-    # Every part takes rows from all devices, so that no device has to send its rows away.
-    def split(x: jax.Array) -> jax.Array:
-        return x.reshape(x.shape[0] // microbatches, microbatches, *x.shape[1:]).swapaxes(0, 1)
-
     def add(total: PyTree, part: PyTree) -> tuple[PyTree, None]:
         return jax.tree.map(jnp.add, total, gradient(params, constrain_batch(part))), None
 
-    parts = jax.tree.map(split, rows)
+    parts = split_batch(rows, microbatches)
     first = jax.tree.map(lambda x: x[0], parts)
     rest = jax.tree.map(lambda x: x[1:], parts)
     return jax.lax.scan(add, gradient(params, first), rest)[0]
@@ -124,7 +120,8 @@ class Learner(abc.ABC):
           initial_params: reads where to start, called by `init` alone: a run that continues reads
             nothing. The arrays, on the host or on the mesh, become a part of the state. None draws
             them from `seed`.
-          microbatches: in how many parts the gradient of a batch is computed; must divide it.
+          microbatches: in how many parts the gradient of a batch is computed, and what is rated is
+            read; must divide it.
           kept: names of parameter sets that the state has beside the policy's, at first copies.
         """
         self.model = model

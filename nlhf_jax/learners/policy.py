@@ -20,6 +20,7 @@ from nlhf_jax.objectives import Objective, Scored
 from nlhf_jax.opponents import POLICY, REFERENCE, Opponent, Player
 from nlhf_jax.raters import Scorer, score_and_more
 from nlhf_jax.rollout import rollout
+from nlhf_jax.sharding import map_batch
 
 
 class PolicyLearner(Learner):
@@ -101,11 +102,8 @@ class PolicyLearner(Learner):
     def loss(self, params: PyTree, frozen: PyTree, rows: Rows) -> tuple[jax.Array, Metrics]:
         inputs, responses = rows["inputs"], rows["responses"]
         with jax.named_scope("reference"):
-            reference = frozen["reference"]
             context = rows["reference_context"]
-            if context is None:  # mu was no player
-                context = self.model.encode(reference, inputs)
-            reference_logits = self._logits(reference, context, responses)
+            reference_logits = self._logits(frozen["reference"], context, responses)
         with jax.named_scope("gradient"):
             logits = self._logits(params, self.model.encode(params, inputs), responses)
             scored = Scored(
@@ -127,7 +125,11 @@ class PolicyLearner(Learner):
         players = [POLICY, REFERENCE]
         rows, metrics, (y, other) = self._play(state, frozen, batch, players, Purpose.EVALUATION)
         assert other is not None  # the reference's
-        win_rate = self._scorer.win_rate(frozen["scorer"], rows["inputs"], y, other)
+        win_rate = map_batch(
+            lambda texts: self._scorer.win_rate(frozen["scorer"], *texts),
+            (rows["inputs"], y, other),
+            self._microbatches,
+        )
         metrics |= self.loss(state.params, frozen, rows)[1]
         if self._scorer.pairwise:  # Against the reference; in training it is the opponent's.
             del metrics[self._scorer.measures]
@@ -152,7 +154,7 @@ class PolicyLearner(Learner):
         inputs, weights = batch["inputs"], row_weights(batch)
         with jax.named_scope("rollout"):
             sets = {"policy": state.params, "reference": frozen["reference"]} | state.kept
-            names = sorted(set().union(*players))
+            names = sorted({"reference"}.union(*players))  # The loss reads its context.
             contexts = {name: self.model.encode(sets[name], inputs) for name in names}
             key = key_for(self.seed, state.step, purpose)
             if "batch_number" in batch:  # One of several that this step is evaluated on.
@@ -160,14 +162,18 @@ class PolicyLearner(Learner):
             responses = rollout(self.model, players, sets, contexts, key, self._max_response_length)
         y, other = responses[:, 0], responses[:, 1] if len(players) > 1 else None
         with jax.named_scope("score"):
-            scores, more = score_and_more(self._scorer, frozen["scorer"], inputs, y, other)
+            scores, more = map_batch(
+                lambda texts: score_and_more(self._scorer, frozen["scorer"], *texts),
+                (inputs, y, other),
+                self._microbatches,
+            )
             advantages = self._scorer.advantages(scores, weights)
         rows = {
             "inputs": inputs,
             "responses": responses[:, : self._objective.learned],
             "targets": self._objective.targets(self._scorer, scores, weights),
             "row_weights": weights,
-            "reference_context": contexts.get("reference"),
+            "reference_context": contexts["reference"],
         }
         metrics = {
             self._scorer.measures: jnp.sum(weights * scores),

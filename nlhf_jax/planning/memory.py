@@ -75,12 +75,15 @@ def memory(run: Run, mesh: Mesh) -> Memory:
         if run.rater is not None:
             tokens, asked = run.rater_lengths
             rater = Sizes.of(run.rater, mesh)
-            needs["score"] = _layer(rater, prompts * asked, tokens) + _gathered(run.rater, mesh)
+            asked_at_once = prompts / run.microbatches * asked
+            needs["score"] = _layer(rater, asked_at_once, tokens) + _gathered(run.rater, mesh)
     rows = prompts / run.microbatches * run.rows
     read = prompts / run.microbatches if run.kind == "policy" else rows
     held = 4 * parameters_on_chip(run.model, mesh)
+    context = prompts * length * s.embed * s.itemsize if run.kind == "policy" else 0.0
     needs["gradient"] = (
         held * (2 if run.microbatches > 1 else 1)
+        + context  # the reference's, of the whole batch
         + _activations(s, read, rows, targets, length, run.remat)
         + _gathered(run.model, mesh)
         # Policy's and reference's logits and the gradient of the former, float32.

@@ -96,17 +96,16 @@ class _Network:
             sent + wire.encoder_sums(self.sizes, rows, length, self.mesh),
         )
 
-    def read(self, name: str, rows: float, targets: int, length: int, prompts: float) -> Phase:
-        """`prompts` encoded, and a teacher-forced pass over `rows` targets."""
+    def read(self, name: str, rows: float, targets: int, length: int) -> Phase:
+        """A teacher-forced pass over `rows` targets, of prompts that were encoded."""
         s = self.sizes
         memory, sent = self._weights(("embedding", "decoder", "logits"), 1)
-        decoder = Phase(
+        return Phase(
             name,
             costs.decoder_flops(s, rows, targets, length),
             memory + costs.decoder_bytes(s, rows, targets, length),
             sent + wire.decoder_sums(s, rows, targets, self.mesh),
         )
-        return decoder + self.encode(prompts, length) if prompts else decoder
 
     def decode(self, prompts: float, streams: int, tokens: int, length: int) -> Phase:
         """The loop over so many tokens, and the cross-attention's keys and values before it.
@@ -170,18 +169,18 @@ def phases(run: Run, mesh: Mesh) -> list[Phase]:
             (reference if name == "reference" else trained, streams)
             for name, streams in sets.items()
         ]
-        found.append(_total("encode", [n.encode(prompts, length) for n, _ in decoding]))
+        # The loss reads the reference's encodings, also where it is no player.
+        encoding = [n for n, _ in decoding] + [reference] * ("reference" not in sets)
+        found.append(_total("encode", [n.encode(prompts, length) for n in encoding]))
         found.append(_decode(run, mesh, sets))
         if run.rater is not None:
             tokens, asked = run.rater_lengths
             rater = _Network(run.rater, mesh, run.frozen_dtype)
-            rows = prompts * asked
-            found.append(rater.read("score", rows, 1, tokens, rows))
+            rows = prompts * asked / run.microbatches
+            part = [rater.encode(rows, tokens), rater.read("score", rows, 1, tokens)]
+            found.append(_total("score", part * run.microbatches))
         rows = prompts * run.rows
-        # XLA encodes prompts once for the rollout and the loss, if they are whole batches in both.
-        shared = "reference" in sets and run.microbatches == 1
-        unread = 0.0 if shared else prompts
-        found.append(reference.read("reference", rows, targets, length, unread))
+        found.append(reference.read("reference", rows, targets, length))
         found.append(trained.gradient(run, prompts, rows))
     else:
         rows = prompts * run.rows

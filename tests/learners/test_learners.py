@@ -106,8 +106,9 @@ def test_ipo_does_not_see_which_response_of_a_pair_comes_first():
         "responses": np.stack([tiny.texts(rng, 8, 3), tiny.texts(rng, 8, 3)], axis=1),
         "targets": rng.uniform(0, 1, 8).astype(np.float32),
         "row_weights": np.full(8, 1 / 8, np.float32),
-        "reference_context": None,
     }
+    context = learner.model.encode(learner._frozen["reference"], rows["inputs"])
+    rows["reference_context"] = context
     turned = rows | {"responses": rows["responses"][:, ::-1], "targets": 1 - rows["targets"]}
     loss = jax.jit(lambda rows: learner.loss(learner.init().params, learner._frozen, rows)[0])
     assert abs(loss(rows)) > 1e-2
