@@ -31,12 +31,12 @@ def failed(drill: Drill, family: str) -> list[str]:
 
 def test_killed_runs_end_as_if_nothing_had_happened(drill):
     """Micro-batches, several epochs, evaluations, the best step, and the moving average."""
-    drill.kill(6, JOBS_KILLED)
+    drill.kill(4, JOBS_KILLED)
     assert not failed(drill, "kill")
 
 
 def test_damaged_files_are_survived_or_refused_in_a_sentence(drill):
-    drill.damage(5)
+    drill.damage(4)
     assert not failed(drill, "damage")
 
 

@@ -7,6 +7,7 @@ import pytest
 from nlhf_jax.main import main
 from tests.end_to_end.conftest import LENGTHS, RATER_LENGTHS
 
+LAYERS = "t5_layers.T5Config.num_{}_layers"
 STAGES = {"sft": 60, "reward": 4, "preference": 4, "policy": 2}
 
 
@@ -27,6 +28,12 @@ def test_the_quickstart_runs_to_its_report_and_only_once(tmp_path, capsys):
         f"--workdir={tmp_path}",
         *(f"--gin.{name.upper()}_STEPS={steps}" for name, steps in STAGES.items()),
         *(f"--gin.{name}/WARMUP_STEPS=1" for name in ("reward", "preference")),
+        # Half the layers compile in half the time.
+        *(
+            f"--gin.{name}/{LAYERS.format(of)}=1"
+            for name in ("sft", "reward", "preference")
+            for of in ("encoder", "decoder")
+        ),
         "--gin.tournament/NUM_PROMPTS=16",
         "--gin.tournament/BATCH_SIZE=16",
     ]
@@ -54,9 +61,15 @@ def test_a_file_of_paths_sizes_and_step_counts_runs_the_chain_on_json_lines(
     splits = {
         name: dict.fromkeys(("train", "validation", "test"), path) for name, path in files.items()
     }
+    layers = "".join(f"{LAYERS.format(of)} = 1\n" for of in ("encoder", "decoder"))
+    (tmp_path / "model.gin").write_text(
+        "from __gin__ import dynamic_registration\nfrom nlhf_jax.models import t5_layers\n"
+        f"include 'models/mini.gin'\n{layers}"
+    )
     (tmp_path / "mine.gin").write_text(
         f"""
         include "json_lines.gin"
+        MODEL_FILE = "{tmp_path / "model.gin"}"
         SFT_FILES = {splits["sft"]}
         PREFERENCE_FILES = {splits["votes"]}
         VOCABULARY_FILES = {{"{files["sft"]}": "sft"}}

@@ -13,7 +13,7 @@ from tests.processes import trainings
 
 COLLECTIVES = r" (all-[a-z]+(?:-[a-z]+)?|reduce-scatter|collective-[a-z]+)\("
 ONE, DATA, FLAT, CUBE = (1, 1, 1), (8, 1, 1), (1, 2, 4), (2, 2, 2)
-# With stacked layers; the others with -m long.
+# A step of each kind; the others with -m long.
 SOME = ("supervised", "nash_md")
 MOST_LONG = [
     pytest.param(kind, marks=() if kind in SOME else pytest.mark.long) for kind in tiny.LEARNERS
@@ -38,9 +38,14 @@ def assert_same(run, other):
 
 
 @pytest.mark.parametrize("kind", tiny.LEARNERS)
-@pytest.mark.parametrize("mesh", [DATA, FLAT, CUBE], ids=str)
-def test_eight_devices_train_as_one_does(kind, mesh):
-    """Shares of the batch alone, shares of every matrix, and both."""
+def test_a_mesh_of_all_axes_trains_as_one_device_does(kind):
+    _assert_same_run(_trained(kind, CUBE), _trained(kind, ONE))
+
+
+@pytest.mark.parametrize("mesh", [DATA, FLAT], ids=str)
+@pytest.mark.parametrize("kind", MOST_LONG)
+def test_a_mesh_of_some_axes_trains_as_one_device_does(kind, mesh):
+    """Shares of the batch alone, and of a few rows and every matrix."""
     _assert_same_run(_trained(kind, mesh), _trained(kind, ONE))
 
 

@@ -35,7 +35,7 @@ def target(beta):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["MD", "EMA", *(pytest.param(each, marks=pytest.mark.long) for each in ("SP", "BR"))]
+    "name", ["MD", *(pytest.param(one, marks=pytest.mark.long) for one in ("SP", "BR", "EMA"))]
 )
 def test_the_learner_reaches_the_fixed_point_of_its_algorithm(name):
     """The whole learner, from rollouts to optimiser, against the exact solution of its game.
