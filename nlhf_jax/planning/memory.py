@@ -99,8 +99,7 @@ def decoding(run: Run, mesh: Mesh) -> Mesh:
     itemsize = Sizes.of(run.model).itemsize
     one = itemsize * (whole["decoder"][0] + whole["embedding"][0])
     one += 4 * whole.get("logits", (0, 0))[0]
-    sets = {name for player in run.players for name in player}
-    return decoding_mesh(run.decode_layout, mesh, run.batch_size, one * len(sets))
+    return decoding_mesh(run.decode_layout, mesh, run.batch_size, one * len(run.streams))
 
 
 def _rollout(run: Run, mesh: Mesh) -> float:
@@ -110,8 +109,7 @@ def _rollout(run: Run, mesh: Mesh) -> float:
     length, targets = run.lengths
     held = part_sizes(run.model, layout)
     total = 4 * 4 * prompts * len(run.players) * run.model.vocab_size
-    for name in sorted({name for player in run.players for name in player}):
-        streams = sum(name in player for player in run.players)
+    for streams in run.streams.values():
         total += costs.cache_bytes(s, prompts, streams, targets, length)
         total += prompts * length * s.embed * s.itemsize
         total += s.itemsize * (held["decoder"][0] + held["embedding"][0])

@@ -163,7 +163,7 @@ def phases(run: Run, mesh: Mesh) -> list[Phase]:
     trained = _Network(run.model, mesh, "float32")
     found: list[Phase] = []
     if run.kind == "policy":
-        sets = _streams(run)
+        sets = run.streams
         reference = _Network(run.model, mesh, run.frozen_dtype)
         decoding = [
             (reference if name == "reference" else trained, streams)
@@ -208,12 +208,6 @@ def _decode(run: Run, mesh: Mesh, sets: Mapping[str, int]) -> Phase:
     itemsize = Sizes.of(run.model).itemsize
     moved = itemsize * max(0, needed - trained) * len(sets)
     return total + Phase("", 0.0, Bytes(moved, 2 * moved), Wire(moved, moved, 10 * len(sets)))
-
-
-def _streams(run: Run) -> dict[str, int]:
-    """Parameter set -> how many of the players run it."""
-    names = sorted({name for player in run.players for name in player})
-    return {name: sum(name in player for player in run.players) for name in names}
 
 
 def _total(name: str, parts: list[Phase]) -> Phase:

@@ -91,6 +91,12 @@ class Run:
     template: int = 0
     assumed: tuple[str, ...] = ()
 
+    @property
+    def streams(self) -> dict[str, int]:
+        """Parameter set -> how many of the players run it."""
+        names = sorted(set().union(*self.players))
+        return {name: sum(name in player for player in self.players) for name in names}
+
     def mesh_on(self, chips: int, slices: int = 1) -> Mesh:
         """The mesh of so many devices in all. Raises UserError if it is none of them."""
         data, fsdp, tensor = self.mesh
