@@ -22,8 +22,9 @@ def rollout(
 ) -> jax.Array:
     """One response of every player to every prompt, all decoded in the same loop.
 
-    Each network runs only on the streams of the players that have a weight on it. The loop ends as
-    soon as every response has ended.
+    All networks take a step together, as one batched over them, so that a collective serves all.
+    Each runs on the streams of the players that have a weight on it, filled up to as many as the
+    busiest has. The loop ends as soon as every response has.
 
     Args:
       model: the architecture that all parameter sets share.
@@ -38,29 +39,28 @@ def rollout(
       int32 `[B, G, T]`: tokens up to and including EOS, then padding.
     """
     names = sorted(set().union(*players))
-    streams = {name: [g for g, player in enumerate(players) if name in player] for name in names}
     shape = (jax.tree.leaves(contexts)[0].shape[0], len(players))
+    width = max(sum(name in player for player in players) for name in names)
+    seats = {k: sorted(range(shape[1]), key=lambda g: k not in players[g])[:width] for k in names}
 
-    def weights() -> dict[str, PyTree]:
-        return {name: model.decoding_params(params[name]) for name in names}
+    def weights() -> PyTree:
+        return _stack([model.decoding_params(params[name]) for name in names])
 
     with sharding.decoding(shape[0], weights):
         sets = weights()  # Laid out for decoding once a rollout; what follows is at every token.
-        reads = {name: constrain_batch(contexts[name]) for name in names}
-        caches = {
-            name: model.start_decoding(sets[name], reads[name], len(streams[name]), max_length)
-            for name in names
-        }
+        reads = _stack([constrain_batch(contexts[name]) for name in names])
+        caches = jax.vmap(lambda *of: model.start_decoding(*of, width, max_length))(sets, reads)
+        decode_step = jax.vmap(model.decode_step, in_axes=(0, 0, None, 0))
 
         def step(state):
             position, tokens, ended, responses, caches = state
-            mixed, following = [0.0] * len(players), {}
-            for name in names:
-                # A list of ints would be a gather; the streams of a network are known here.
-                own = jnp.stack([tokens[:, g] for g in streams[name]], axis=1)
-                logits, following[name] = model.decode_step(sets[name], caches[name], position, own)
-                for i, g in enumerate(streams[name]):
-                    mixed[g] = mixed[g] + players[g][name] * logits[:, i]
+            # A list of ints would be a gather.
+            own = _stack([jnp.stack([tokens[:, g] for g in seats[name]], axis=1) for name in names])
+            logits, caches = decode_step(sets, caches, position, own)
+            mixed = [
+                sum(player[k] * logits[names.index(k), :, seats[k].index(g)] for k in player)
+                for g, player in enumerate(players)
+            ]
             mixed = constrain(jnp.stack(mixed, axis=1), "batch", None, None)
             drawn = jnp.argmax(mixed, axis=-1)
             if temperature != 0:
@@ -71,7 +71,7 @@ def rollout(
             responses = jax.lax.dynamic_update_slice_in_dim(
                 responses, drawn[:, :, None], position, axis=2
             )
-            return position + 1, drawn, ended | (drawn == model.tokens.eos), responses, following
+            return position + 1, drawn, ended | (drawn == model.tokens.eos), responses, caches
 
         def unfinished(state):
             position, _, ended, _, _ = state
@@ -83,6 +83,11 @@ def rollout(
         state = (jnp.int32(0), start, ended, empty, caches)
         responses = jax.lax.while_loop(unfinished, step, state)[3]
     return constrain_batch(responses)
+
+
+def _stack(trees: Sequence[PyTree]) -> PyTree:
+    """Trees of arrays of the same shapes as one, with a leading axis for them."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
 
 
 def sample_responses(

@@ -197,6 +197,23 @@ def test_two_roles_of_one_network_share_its_steps():
     assert network.steps == longest
 
 
+def test_two_networks_decode_as_one_and_write_their_caches_in_place():
+    """In a loop's body is one matrix product for both; a scatter would be a slow cache."""
+    reads = {name: NETWORK.encode(values, INPUTS[None]) for name, values in SETS.items()}
+
+    def products(players):
+        names = set().union(*players)
+        sets, contexts = ({name: x[name] for name in names} for x in (SETS, reads))
+        run = jax.jit(
+            lambda sets: rollout(NETWORK, players, sets, contexts, jax.random.key(0), LENGTH)
+        )
+        program = run.lower(sets).as_text()
+        assert "stablehlo.while" in program and "stablehlo.scatter" not in program
+        return program.count("stablehlo.dot_general")
+
+    assert products([POLICY, MIXTURE]) == products([POLICY])
+
+
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
     # bfloat16 has 8 bits of mantissa; what is rounded differently is summed over the layers.

@@ -179,6 +179,21 @@ def _attend_as_two(queries: jax.Array, *rest: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(_attend(pair, *rest))[..., :1, :]
 
 
+@jax.custom_batching.custom_vmap
+def _write(cache: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
+    """`[..., T, D]` with `[..., 1, D]` at a position that is the same for all, in place."""
+    return jax.lax.dynamic_update_slice_in_dim(cache, new, position, axis=cache.ndim - 2)
+
+
+@_write.def_vmap
+def _write_for_all(size: int, batched: list[bool], *operands: jax.Array) -> tuple[jax.Array, bool]:
+    """JAX's own rule makes a scatter of it, which is slower on a TPU."""
+    del size
+    if batched != [True, True, False]:
+        raise NotImplementedError(f"a cache is written at one position for all; batched: {batched}")
+    return _write(*operands), True
+
+
 class Attention(nn.Module):
     """Multi-head attention without scaling. Heads are split from one `joined_kv` dimension."""
 
@@ -293,8 +308,8 @@ class DecoderLayer(nn.Module):
         """
         y = self.pre_self_attention_layer_norm(x)[:, :, None]
         key, value = self.self_attention.keys_values(y)
-        keys = jax.lax.dynamic_update_slice_in_dim(cache["self_keys"], key, position, axis=3)
-        values = jax.lax.dynamic_update_slice_in_dim(cache["self_values"], value, position, axis=3)
+        keys = _write(cache["self_keys"], key, position)
+        values = _write(cache["self_values"], value, position)
         x = x + self.self_attention(y, keys, values, self_bias)[:, :, 0]
         x = self._after_self_attention(x, cache["cross_keys"], cache["cross_values"], cross_bias)
         return x, cache | {"self_keys": keys, "self_values": values}

@@ -93,9 +93,10 @@ class Run:
 
     @property
     def streams(self) -> dict[str, int]:
-        """Parameter set -> how many of the players run it."""
+        """Parameter set -> streams it decodes: as many as the one that most players run."""
         names = sorted(set().union(*self.players))
-        return {name: sum(name in player for player in self.players) for name in names}
+        width = max((sum(name in player for player in self.players) for name in names), default=0)
+        return dict.fromkeys(names, width)
 
     def mesh_on(self, chips: int, slices: int = 1) -> Mesh:
         """The mesh of so many devices in all. Raises UserError if it is none of them."""
