@@ -82,11 +82,12 @@ def adamw(
     b1: float = 0.9,
     b2: float = 0.99,
     eps: float = 1e-8,
-    weight_decay: float = 0.0,
+    weight_decay: float | None = None,
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter 2019); `clip_norm` as in `adafactor`."""
+    """AdamW (Loshchilov and Hutter 2019); `clip_norm` as in `adafactor`, None decays nothing."""
     return _clipped(
-        clip_norm, optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+        clip_norm,
+        optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay or 0.0),
     )
 
 

@@ -49,7 +49,7 @@ def rollout(
     with sharding.decoding(shape[0], weights):
         sets = weights()  # Laid out for decoding once a rollout; what follows is at every token.
         reads = _stack([constrain_batch(contexts[name]) for name in names])
-        caches = jax.vmap(lambda *of: model.start_decoding(*of, width, max_length))(sets, reads)
+        caches = jax.vmap(lambda p, c: model.start_decoding(p, c, width, max_length))(sets, reads)
         decode_step = jax.vmap(model.decode_step, in_axes=(0, 0, None, 0))
 
         def step(state):

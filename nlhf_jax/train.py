@@ -22,6 +22,7 @@ from nlhf_jax.files import write_json
 from nlhf_jax.guards import SLOWER, SPLIT, Guards, TrainingDiverged, Watch, not_finite
 from nlhf_jax.interruption import Preempted, Stopped, StopSignal
 from nlhf_jax.metrics import MetricWriter, Progress, RunningMeans, duration
+from nlhf_jax.patience import Patience
 
 TIMING_FILE = "timing.json"
 Batch = Mapping[str, np.ndarray]
@@ -48,6 +49,7 @@ def training_loop(
     eval_period: int | None = None,
     best_metric: str | None = None,
     best_mode: str = "max",
+    patience: int | None = None,
     data_metrics: Mapping[str, float] | None = None,
     guards: Guards | None = None,
 ) -> Any:
@@ -67,6 +69,8 @@ def training_loop(
       best_metric: validation metric by which the best checkpoint stays too. The state is then
         evaluated before every save.
       best_mode: "max" or "min".
+      patience: evaluations in a row without a better `best_metric` after which training ends; None
+        for never.
       data_metrics: numbers about the data (examples, texts cut), written once.
       guards: what is watched; None for nothing but numbers that are not finite.
 
@@ -86,19 +90,24 @@ def training_loop(
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(os.fspath(workdir), keep_checkpoints, best_metric, best_mode)
         stack.callback(checkpoints.close)
-        run = _Run(learner, epath.Path(workdir), steps, description, checkpoints, guards, stack)
+        waits = Patience(patience, best_metric, best_mode)
+        run = _Run(
+            learner, epath.Path(workdir), steps, description, checkpoints, guards, waits, stack
+        )
         state, first_step = run.start()
-        if first_step == steps and not run.owes_evaluation:
-            run.end_again()
+        if (first_step == steps or waits.is_over) and not run.owes_evaluation:
+            run.end_again(first_step)
             return state
         run.open_metrics(first_step, data_metrics)
         stop = stack.enter_context(StopSignal())
         evaluation = run.make_up_for_evaluation(first_step, state, eval_batches, stop)
 
-        if first_step < steps:
+        step = first_step
+        if step < steps and not waits.is_over:
             batch = learner.partitioner.place_batch(batches.batch(first_step))
             run.progress.status("compiles its step")
-        for step in range(first_step + 1, steps + 1):
+        while step < steps and not waits.is_over:
+            step += 1
             with jax.transfer_guard("disallow"):
                 state, metrics = learner.train_step(state, batch)
             # The device works on this step by itself. Meanwhile: the next batch, and a look at
@@ -113,11 +122,11 @@ def training_loop(
             if is_due(step, eval_period) or (save and best_metric is not None):
                 evaluation = run.evaluate(step, state, eval_batches, stop)
             stopped = stop.agreed()
-            if save or (stopped and not run.doubts_state()):
+            if save or waits.is_over or (stopped and not run.doubts_state()):
                 run.save(step, state, evaluation)
-            if stopped and (step < steps or evaluation is None):
+            if stopped and not waits.is_over and (step < steps or evaluation is None):
                 run.end_early(step, stopped)
-        run.end(first_step, evaluation or {})
+        run.end(first_step, step, evaluation or {})
         return state
 
 
@@ -138,6 +147,7 @@ class _Run:
         description: Mapping[str, Any],
         checkpoints: Checkpoints,
         guards: Guards | None,
+        patience: Patience,
         stack: contextlib.ExitStack,
     ):
         """`stack` closes what is opened here."""
@@ -152,6 +162,7 @@ class _Run:
         self._in_flight: tuple[int, Mapping[str, jax.Array]] | None = None  # not looked at yet
         self._since_last_line = RunningMeans()
         self._guards, self._watch = guards, Watch(guards)
+        self._patience = patience
         self._save_is_due = False
         self.owes_evaluation = False  # of the step that it continues from
         self.progress = Progress(workdir.name, steps)
@@ -169,6 +180,7 @@ class _Run:
         first_step = position["next_batch"]
         self._since_last_line = RunningMeans(position.get("since_last_line"))
         self._watch = Watch(self._guards, position.get("guards"))
+        self._patience.restore(position.get("patience"))
         self.owes_evaluation = position.get("owes_evaluation", False)
         if first_step > self._steps:
             raise UserError(
@@ -250,6 +262,7 @@ class _Run:
             found = mean_metrics(self._learner, state, stop.ends(eval_batches))
         if found:
             self._writer.write(step, "validation", found)
+            self._patience.observe(found)
         self._clock.lap("evaluate")
         return found
 
@@ -282,6 +295,7 @@ class _Run:
             "since_last_line": self._since_last_line.to_json(),
             "guards": self._watch.to_json(),
             "owes_evaluation": owes_evaluation,
+            "patience": self._patience.to_json(),
         }
 
     def _diverged(self, what: str, step: int, advice: str = SLOWER) -> TrainingDiverged:
@@ -302,19 +316,23 @@ class _Run:
             saved = f"a guard warns, so step {last or 0} before that stays the last that is saved"
         raise Preempted(number, f"after step {step} of {self._steps}; {saved}")
 
-    def end(self, first_step: int, evaluation: Mapping[str, float]) -> None:
+    def end(self, first_step: int, step: int, evaluation: Mapping[str, float]) -> None:
         self._checkpoints.wait()
         self._clock.lap("checkpoint")
-        _write_timing(self._workdir, self._started, first_step, self._steps, self._clock)
+        _write_timing(self._workdir, self._started, first_step, step, self._clock)
         last = "".join(f", {name} {value:.4g}" for name, value in evaluation.items())
+        if step < self._steps:
+            last += f"; ends before {self._steps}, with {self._patience.why}"
         took = duration(time.time() - self._started)
-        self.progress.message(f"{self._steps} steps in {took}{last}")
+        self.progress.message(f"{step} steps in {took}{last}")
 
-    def end_again(self) -> None:
+    def end_again(self, step: int) -> None:
         """Of a run that had ended, or was killed after its last save: there timing is missing."""
-        self.progress.message(f"has all its {self._steps} steps already")
+        why = f"all its {step}" if step == self._steps else f"ended after {step}"
+        rest = "already" if step == self._steps else f"of {self._steps}, with {self._patience.why}"
+        self.progress.message(f"has {why} steps {rest}")
         if not (self._workdir / TIMING_FILE).exists():
-            _write_timing(self._workdir, self._started, self._steps, self._steps, self._clock)
+            _write_timing(self._workdir, self._started, step, step, self._clock)
 
 
 def mean_metrics(learner: Any, state: Any, eval_batches: Iterable[Batch]) -> dict[str, float]:

@@ -99,12 +99,14 @@ def supervised(
     model: Any,
     initial_checkpoint: str | None = None,
     remat: bool | None = None,
+    dropout: float | None = None,
 ) -> Learner:
     """The SFT policy: random, or fine-tuned further from a checkpoint of the same model.
 
-    With `remat` activations inside a layer are computed again for the gradient, not kept.
+    With `remat` activations inside a layer are computed again for the gradient, not kept. `dropout`
+    in [0, 1) is the share of features that are zeroed in training, and only there.
     """
-    network = _network(model, setup.data, remat)
+    network = _network(model, setup.data, remat, dropout)
     start = _initial_params(initial_checkpoint, network, setup)
     return SupervisedLearner(model=network, initial_params=start, **setup.learner())
 
@@ -114,12 +116,13 @@ def preference(
     model: Any,
     initial_checkpoint: str | None = None,
     remat: bool | None = None,
+    dropout: float | None = None,
 ) -> Learner:
     """A preference model; `initial_checkpoint` may be of any stage with the same model.
 
-    `remat` as in `supervised`.
+    `remat` and `dropout` as in `supervised`.
     """
-    network = _network(model, setup.data, remat)
+    network = _network(model, setup.data, remat, dropout)
     labels = setup.data.vocabulary.rater_labels()
     rater = PreferenceModel(network, setup.data.rater.segments, labels)
     start = _initial_params(initial_checkpoint, network, setup)
@@ -131,9 +134,10 @@ def reward(
     model: Any,
     initial_checkpoint: str | None = None,
     remat: bool | None = None,
+    dropout: float | None = None,
 ) -> Learner:
     """A Bradley-Terry reward model; arguments as of `preference`."""
-    network = _network(model, setup.data, remat)
+    network = _network(model, setup.data, remat, dropout)
     rater = RewardModel(network, setup.data.reward.segments)
     start = _initial_params(initial_checkpoint, network, setup)
     return RewardLearner(rater=rater, initial_params=start, **setup.learner())
@@ -205,7 +209,7 @@ def policy(
     else:
         chosen_scorer = _scorer_of(rater, rater_checkpoint, wanted, both_orders)
     learner = PolicyLearner(
-        model=_rematerialised(reference.model, remat),
+        model=_as_trained(reference.model, remat),
         opponent=opponent,
         objective=objective,
         scorer=chosen_scorer,
@@ -246,16 +250,25 @@ def _scorer_of(
     return PreferenceScorer(rater.preference_model(), both_orders)
 
 
-def _rematerialised(model: LanguageModel, remat: bool | None) -> LanguageModel:
-    if not remat:
+def _as_trained(
+    model: LanguageModel, remat: bool | None, dropout: float | None = None
+) -> LanguageModel:
+    """The model with what is of its training alone; a family that has no such thing refuses it."""
+    if dropout and not 0 < dropout < 1:
+        raise UserError(f"DROPOUT is {dropout} but must be at least 0 and below 1")
+    how = {name: x for name, x in {"remat": remat, "dropout_rate": dropout}.items() if x}
+    if not how:
         return model
     try:
-        return registry.build(model.description() | {"remat": True})
+        return registry.build(model.description() | how)
     except UserError as error:
-        raise UserError(f"REMAT is {remat} but {error}") from error
+        given = " and ".join(f"{name.split('_')[0].upper()} is {x}" for name, x in how.items())
+        raise UserError(f"{given} but {error}") from error
 
 
-def _network(config: Any, data: Dataset, remat: bool | None) -> LanguageModel:
+def _network(
+    config: Any, data: Dataset, remat: bool | None, dropout: float | None
+) -> LanguageModel:
     network = registry.model_of(config)
     if network.vocab_size < data.vocabulary.size:
         raise UserError(
@@ -268,7 +281,7 @@ def _network(config: Any, data: Dataset, remat: bool | None) -> LanguageModel:
             f"{type(config).__name__} has padding and EOS {network.tokens[:2]} but the vocabulary "
             f"has {ids}; use the vocabulary's"
         )
-    return _rematerialised(network, remat)
+    return _as_trained(network, remat, dropout)
 
 
 def _initial_params(

@@ -45,7 +45,9 @@ FREE = frozenset(
         "jobs.train.keep_checkpoints",
         # Where it ends if it goes wrong.
         "jobs.train.guards",
-        # How long it is. What else is set to the same macro, such as the end of a decay, is noted.
+        # How long it is.
+        "jobs.train.patience",
+        # What else is set to the same macro, such as the end of a decay, is noted.
         "jobs.train.train_steps",
         # Known by what they come to: the arrays.
         "jobs.train.data",

@@ -95,6 +95,7 @@ def train(
     microbatches: int,
     best_mode: str,
     best_metric: str | None = None,
+    patience: int | None = None,
     guards: Guards | None = None,
     accept_changes: bool = False,
     configured: Configured | None = None,
@@ -119,6 +120,8 @@ def train(
       keep_checkpoints: the latest ones that stay.
       best_metric: a validation metric by which one more checkpoint stays.
       best_mode: "max" or "min".
+      patience: evaluations in a row without a better `best_metric` that end the training; None for
+        all `train_steps`.
       microbatches: parts in which a batch's gradient is computed.
       guards: what ends a training that goes wrong.
       accept_changes: continue a run that was begun with other settings or data, and record that.
@@ -163,6 +166,7 @@ def train(
         eval_period=eval_period,
         best_metric=best_metric,
         best_mode=best_mode,
+        patience=patience,
         data_metrics=_data_metrics(data, task, examples) | drawn_how,
         guards=guards,
     )

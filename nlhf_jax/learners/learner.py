@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from nlhf_jax.errors import UserError
-from nlhf_jax.learners.state import StateFactory, TrainState
+from nlhf_jax.learners.state import Purpose, StateFactory, TrainState, key_for
 from nlhf_jax.models.language_model import LanguageModel, PyTree
 from nlhf_jax.optimizers import choose, update_if
 from nlhf_jax.sharding import Partitioner, constrain_batch, split_batch
@@ -153,6 +153,19 @@ class Learner(abc.ABC):
         """Metrics of a batch without training on it; by default those of the loss."""
         rows, metrics = self.rows(state, frozen, batch)
         return metrics | self.loss(state.params, frozen, rows)[1]
+
+    def dropout_keys(self, state: TrainState, batch: Batch) -> Rows:
+        """Among the rows of a learner that trains with dropout: a key each; none in evaluation."""
+        if "valid" in batch:  # Evaluation's batches alone are filled up.
+            return {}
+        count = next(iter(batch.values())).shape[0]
+        key = key_for(self.seed, state.step, Purpose.DROPOUT)
+        return {"dropout_keys": jax.random.split(key, count)}
+
+    def with_dropout(self, rows: Rows) -> LanguageModel:
+        """The model with the dropout of a part of the batch: that of its first row's key."""
+        keys = rows.get("dropout_keys")
+        return self.model if keys is None else self.model.with_dropout(keys[0])
 
     def follow(self, state: TrainState) -> TrainState:
         """What changes after the optimiser's update, such as a moving average."""

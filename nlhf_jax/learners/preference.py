@@ -1,5 +1,6 @@
 """The preference model: which of two responses a random rater prefers."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -28,10 +29,12 @@ class PreferenceLearner(Learner):
 
     def rows(self, state: TrainState, frozen: PyTree, batch: Batch) -> tuple[Rows, Metrics]:
         names = ("text", "chosen", "rejected", "vote_share")
-        return {name: batch[name] for name in names} | {"row_weights": row_weights(batch)}, {}
+        rows = {name: batch[name] for name in names} | {"row_weights": row_weights(batch)}
+        return rows | self.dropout_keys(state, batch), {}
 
     def loss(self, params: PyTree, frozen: PyTree, rows: Rows) -> tuple[jax.Array, Metrics]:
-        forward, backward = self.rater.both_orders(
+        rater = dataclasses.replace(self.rater, model=self.with_dropout(rows))
+        forward, backward = rater.both_orders(
             params, rows["text"], rows["chosen"], rows["rejected"]
         )
         weights, vote_share = rows["row_weights"], rows["vote_share"]

@@ -1,5 +1,6 @@
 """The Bradley-Terry reward model: the scorer of the RLHF baseline."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -28,10 +29,12 @@ class RewardLearner(Learner):
 
     def rows(self, state: TrainState, frozen: PyTree, batch: Batch) -> tuple[Rows, Metrics]:
         names = ("text", "chosen", "rejected", "vote_share")
-        return {name: batch[name] for name in names} | {"row_weights": row_weights(batch)}, {}
+        rows = {name: batch[name] for name in names} | {"row_weights": row_weights(batch)}
+        return rows | self.dropout_keys(state, batch), {}
 
     def loss(self, params: PyTree, frozen: PyTree, rows: Rows) -> tuple[jax.Array, Metrics]:
-        rewards = self.rater.reward(
+        rater = dataclasses.replace(self.rater, model=self.with_dropout(rows))
+        rewards = rater.reward(
             params,
             interleave(rows["text"], rows["text"]),
             interleave(rows["chosen"], rows["rejected"]),

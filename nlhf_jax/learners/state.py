@@ -53,6 +53,7 @@ class Purpose(enum.IntEnum):
     INIT = 0
     ROLLOUT = 1
     EVALUATION = 2
+    DROPOUT = 3
 
 
 def key_for(seed: int, step: jax.Array | int, purpose: Purpose) -> jax.Array:

@@ -29,14 +29,14 @@ class SupervisedLearner(Learner):
             "targets": batch["targets"],
             "token_weights": mask / jnp.maximum(jnp.sum(mask), 1.0),
         }
-        return rows, {}
+        return rows | self.dropout_keys(state, batch), {}
 
     def evaluate(self, state: TrainState, frozen: PyTree, batch: Batch) -> Metrics:
         return super().evaluate(state, frozen, batch) | {"tokens": jnp.sum(self._mask(batch))}
 
     def loss(self, params: PyTree, frozen: PyTree, rows: Rows) -> tuple[jax.Array, Metrics]:
-        context = self.model.encode(params, rows["inputs"])
-        logits = self.model.logits(params, context, rows["targets"])
+        model = self.with_dropout(rows)
+        logits = model.logits(params, model.encode(params, rows["inputs"]), rows["targets"])
         log_probs = token_log_probs(logits, rows["targets"])
         loss = losses.cross_entropy(log_probs, rows["token_weights"])
         correct = jnp.argmax(logits, axis=-1) == rows["targets"]

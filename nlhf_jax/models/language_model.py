@@ -102,6 +102,13 @@ class LanguageModel(Protocol):
         """
         return jax.tree.map(lambda x: x.astype(dtype), params)
 
+    def with_dropout(self, key: jax.Array) -> "LanguageModel":
+        """This model as it is trained: `encode` and `logits` drop features, drawn from `key`.
+
+        Here: itself, of a family without dropout.
+        """
+        return self
+
     def decoding_params(self, params: PyTree) -> PyTree:
         """Parameters in the form that `start_decoding` and `decode_step` take, made once a loop.
 

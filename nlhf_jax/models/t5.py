@@ -4,6 +4,7 @@ Per-layer layout: `encoder/layers_0/...`, as T5X checkpoints have it. Scanned la
 (`T5Config.scan_layers`): `encoder/layers/...` with a leading `layers` dimension on every array.
 """
 
+import copy
 import dataclasses
 import functools
 import re
@@ -20,6 +21,7 @@ from nlhf_jax.models.t5_layers import (
     MASKED,
     DecoderLayer,
     Dense,
+    Dropout,
     Embedding,
     EncoderLayer,
     RelativePositionBias,
@@ -55,7 +57,7 @@ def _layers(cls: type[nn.Module], config: T5Config, count: int):
     return nn.scan(
         cls,
         variable_axes={"params": 0},
-        split_rngs={"params": True},
+        split_rngs={"params": True, "dropout": True},
         in_axes=(nn.broadcast,) * inputs,
         length=count,
         metadata_params={nn.PARTITION_NAME: "layers"},
@@ -77,10 +79,12 @@ class Encoder(nn.Module):
         self.relpos_bias = RelativePositionBias(self.config, bidirectional=True)
         self.layers = _layers(EncoderLayer, self.config, self.config.num_encoder_layers)
         self.encoder_norm = RMSNorm(self.config.dtype)
+        self.dropout = Dropout(self.config.dropout_rate)
 
     def __call__(self, embedded: jax.Array, mask_bias: jax.Array) -> jax.Array:
         bias = self.relpos_bias(embedded.shape[1])
-        return self.encoder_norm(_apply_layers(self.layers, embedded, bias, mask_bias))
+        x = _apply_layers(self.layers, self.dropout(embedded), bias, mask_bias)
+        return self.dropout(self.encoder_norm(x))
 
 
 class Decoder(nn.Module):
@@ -91,6 +95,7 @@ class Decoder(nn.Module):
         self.relpos_bias = RelativePositionBias(cfg, bidirectional=False)
         self.layers = _layers(DecoderLayer, cfg, cfg.num_decoder_layers)
         self.decoder_norm = RMSNorm(cfg.dtype)
+        self.dropout = Dropout(cfg.dropout_rate)
         if not cfg.logits_via_embedding:
             axes, scale = ("embed", "vocab"), cfg.emb_dim**-0.5
             # Compute in the configured dtype is for the body; logits are float32.
@@ -102,8 +107,9 @@ class Decoder(nn.Module):
 
     def __call__(self, embedded: jax.Array, context: Context) -> jax.Array:
         bias = self.causal_bias(embedded.shape[1])
-        x = _apply_layers(self.layers, embedded, context.encoded, bias, context.cross_bias)
-        return self.decoder_norm(x)
+        x = self.dropout(embedded)
+        x = _apply_layers(self.layers, x, context.encoded, bias, context.cross_bias)
+        return self.dropout(self.decoder_norm(x))
 
     def start(self, context: Context, streams: int, length: int) -> Cache:
         cfg = self.config
@@ -180,6 +186,7 @@ class T5:
         self._network = T5Network(config)
         # Decoding is always unrolled over layers: per-layer caches are updated in place.
         self._unrolled = T5Network(dataclasses.replace(config, scan_layers=False, remat=False))
+        self._rngs: dict[str, jax.Array] = {}
 
     @property
     def tokens(self) -> SpecialTokens:
@@ -187,7 +194,7 @@ class T5:
 
     def description(self) -> dict[str, Any]:
         settings = dataclasses.asdict(self.config)
-        del settings["remat"]  # how a run computes its gradients, and nothing of the network
+        del settings["remat"], settings["dropout_rate"]  # how a run trains, nothing of the network
         return {"family": "t5", **settings}
 
     def init(self, rng: jax.Array) -> PyTree:
@@ -204,9 +211,15 @@ class T5:
     def from_per_layer(self, params: PyTree, join: Callable = jnp.stack) -> PyTree:
         return stack_layers(params, join) if self.config.scan_layers else params
 
-    @staticmethod
-    def _apply(network: T5Network, params: PyTree, method: str, *arguments: Any) -> Any:
-        return network.apply({"params": params}, *arguments, method=method)
+    def with_dropout(self, key: jax.Array) -> "T5":
+        if not self.config.dropout_rate:
+            return self
+        other = copy.copy(self)
+        other._rngs = {"dropout": key}
+        return other
+
+    def _apply(self, network: T5Network, params: PyTree, method: str, *arguments: Any) -> Any:
+        return network.apply({"params": params}, *arguments, method=method, rngs=self._rngs)
 
     def encode(self, params: PyTree, inputs: jax.Array) -> Context:
         return self._apply(self._network, params, "encode", inputs)

@@ -40,6 +40,7 @@ class T5Config:
     dtype: str = "float32"  # of activations; parameters, softmax and logits are float32
     scan_layers: bool = False  # one stacked array per kind of parameter: compiles faster
     remat: bool = False  # of a layer keep its input alone, and compute the rest again for gradients
+    dropout_rate: float = 0.0  # of what is trained; see `Dropout`
     pad_id: int = 0
     eos_id: int = 1
     start_id: int = 0  # what the decoder reads first
@@ -67,6 +68,24 @@ class RMSNorm(nn.Module):
         x = x.astype(jnp.float32)
         x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
         return (x * scale).astype(self.dtype)
+
+
+class Dropout(nn.Module):
+    """Zeros a share of the features, the same ones at all positions of a row, as T5 does.
+
+    Nothing where the network is run without a key: in rollouts, in rating, in evaluation.
+    """
+
+    rate: float
+
+    def drops(self) -> bool:
+        return self.rate > 0 and self.has_rng("dropout")
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if not self.drops():
+            return x
+        return nn.Dropout(self.rate, broadcast_dims=(-2,))(x, deterministic=False)
 
 
 class Dense(nn.Module):
@@ -162,10 +181,14 @@ def by_distance(values: jax.Array) -> jax.Array:
 
 
 def _attend(
-    queries: jax.Array, keys: jax.Array, values: jax.Array, *biases: jax.Array
+    queries: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    *biases: jax.Array,
+    dropped: Callable[[jax.Array], jax.Array] = lambda weights: weights,
 ) -> jax.Array:
     logits = (queries @ keys.swapaxes(-1, -2)).astype(jnp.float32)
-    weights = jax.nn.softmax(sum(biases, start=logits), axis=-1)
+    weights = dropped(jax.nn.softmax(sum(biases, start=logits), axis=-1))
     return weights.astype(values.dtype) @ values
 
 
@@ -208,6 +231,7 @@ class Attention(nn.Module):
         self.key = Dense(joined, into, cfg.emb_dim**-0.5, cfg.dtype)
         self.value = Dense(joined, into, cfg.emb_dim**-0.5, cfg.dtype)
         self.out = Dense(cfg.emb_dim, out, joined**-0.5, cfg.dtype)
+        self.dropout = Dropout(cfg.dropout_rate)
 
     def _split(self, x: jax.Array) -> jax.Array:
         """`[..., L, H * D]` to `[..., H, L, D]`: plain batched matrix products from here on."""
@@ -226,7 +250,9 @@ class Attention(nn.Module):
         The sum of the biases may be larger than each of them; it is never made.
         """
         operands = (self._split(self.query(x)), keys, values, *biases)
-        if x.shape[-2] == 1:
+        if self.dropout.drops():
+            mixed = _attend(*operands, dropped=self.dropout)
+        elif x.shape[-2] == 1:
             mixed = jax.lax.platform_dependent(*operands, tpu=_attend_as_two, default=_attend)
         else:
             mixed = _attend(*operands)
@@ -248,6 +274,7 @@ class MLP(nn.Module):
             part = part if activation == "linear" else getattr(nn, activation)(part)
             hidden = part if hidden is None else hidden * part
         hidden = constrain(hidden, "batch", *(None,) * (x.ndim - 2), "mlp")
+        hidden = Dropout(cfg.dropout_rate)(hidden)
         return Dense(cfg.emb_dim, ("mlp", "embed"), cfg.mlp_dim**-0.5, cfg.dtype, name="wo")(hidden)
 
 
@@ -259,14 +286,15 @@ class EncoderLayer(nn.Module):
         self.attention = Attention(self.config)
         self.pre_mlp_layer_norm = RMSNorm(self.config.dtype)
         self.mlp = MLP(self.config)
+        self.dropout = Dropout(self.config.dropout_rate)
 
     def __call__(
         self, x: jax.Array, bias: jax.Array, mask_bias: jax.Array
     ) -> tuple[jax.Array, None]:
         """`[B, S, E]` to the same; the None is what a scan over layers expects beside it."""
         y = self.pre_attention_layer_norm(x)
-        x = x + self.attention(y, *self.attention.keys_values(y), bias, mask_bias)
-        x = x + self.mlp(self.pre_mlp_layer_norm(x))
+        x = x + self.dropout(self.attention(y, *self.attention.keys_values(y), bias, mask_bias))
+        x = x + self.dropout(self.mlp(self.pre_mlp_layer_norm(x)))
         return constrain(x, "batch", None, None), None
 
 
@@ -280,13 +308,14 @@ class DecoderLayer(nn.Module):
         self.encoder_decoder_attention = Attention(self.config)
         self.pre_mlp_layer_norm = RMSNorm(self.config.dtype)
         self.mlp = MLP(self.config)
+        self.dropout = Dropout(self.config.dropout_rate)
 
     def __call__(
         self, x: jax.Array, encoded: jax.Array, self_bias: jax.Array, cross_bias: jax.Array
     ) -> tuple[jax.Array, None]:
         """`[B, T, E]` and encodings `[B, S, E]` to `[B, T, E]`."""
         y = self.pre_self_attention_layer_norm(x)
-        x = x + self.self_attention(y, *self.self_attention.keys_values(y), self_bias)
+        x = x + self.dropout(self.self_attention(y, *self.self_attention.keys_values(y), self_bias))
         x = self._after_self_attention(x, *self.cross_keys_values(encoded), cross_bias)
         return constrain(x, "batch", None, None), None
 
@@ -316,5 +345,6 @@ class DecoderLayer(nn.Module):
 
     def _after_self_attention(self, x, cross_keys, cross_values, cross_bias):
         y = self.pre_cross_attention_layer_norm(x)
-        x = x + self.encoder_decoder_attention(y, cross_keys, cross_values, cross_bias)
-        return x + self.mlp(self.pre_mlp_layer_norm(x))
+        y = self.encoder_decoder_attention(y, cross_keys, cross_values, cross_bias)
+        x = x + self.dropout(y)
+        return x + self.dropout(self.mlp(self.pre_mlp_layer_norm(x)))

@@ -17,19 +17,28 @@ from tests import tiny
 LAYOUTS = pytest.mark.parametrize("scanned", [False, True], ids=["per layer", "scanned"])
 
 
-def network(remat: bool, scanned: bool):
+def network(remat: bool, scanned: bool, dropout: float = 0.0):
     return tiny.model(
-        tiny.RATER_VOCABULARY, emb_dim=16, heads=4, layers=2, remat=remat, scan_layers=scanned
+        tiny.RATER_VOCABULARY,
+        emb_dim=16,
+        heads=4,
+        layers=2,
+        remat=remat,
+        scan_layers=scanned,
+        dropout_rate=dropout,
     )
 
 
 @LAYOUTS
-@pytest.mark.parametrize("kind", ["supervised", "preference", "nash_md"])
-def test_gradients_are_the_same(kind, scanned):
+@pytest.mark.parametrize(
+    ("kind", "dropout"),
+    [("supervised", 0.0), ("supervised", 0.25), ("preference", 0.0), ("nash_md", 0.0)],
+)
+def test_gradients_are_the_same(kind, dropout, scanned):
     """To rounding: XLA fuses the two programs differently."""
     found = []
     for remat in (False, True):
-        learner = tiny.learner(kind, network(remat, scanned))
+        learner = tiny.learner(kind, network(remat, scanned, dropout))
         state, frozen = learner.init(), learner._frozen
         batch = learner.partitioner.place_batch(tiny.batch(kind, 0))
 
@@ -115,4 +124,4 @@ def test_a_family_that_cannot_is_refused():
             return {"family": "t5", "vocab": 3}
 
     with pytest.raises(UserError, match="REMAT is True but the model's description does not fit"):
-        builders._rematerialised(Other(), True)
+        builders._as_trained(Other(), True)
