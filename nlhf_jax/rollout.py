@@ -43,8 +43,8 @@ def rollout(
     width = max(sum(name in player for player in players) for name in names)
     seats = {k: sorted(range(shape[1]), key=lambda g: k not in players[g])[:width] for k in names}
 
-    def weights() -> PyTree:
-        return _stack([model.decoding_params(params[name]) for name in names])
+    def weights() -> PyTree:  # in this order nothing is gathered first and then copied
+        return jax.vmap(model.decoding_params)(_stack([params[name] for name in names]))
 
     with sharding.decoding(shape[0], weights):
         sets = weights()  # Laid out for decoding once a rollout; what follows is at every token.
