@@ -91,22 +91,19 @@ def training_loop(
         checkpoints = Checkpoints(os.fspath(workdir), keep_checkpoints, best_metric, best_mode)
         stack.callback(checkpoints.close)
         waits = Patience(patience, best_metric, best_mode)
-        run = _Run(
-            learner, epath.Path(workdir), steps, description, checkpoints, guards, waits, stack
-        )
-        state, first_step = run.start()
-        if (first_step == steps or waits.is_over) and not run.owes_evaluation:
-            run.end_again(first_step)
+        run = _Run(learner, workdir, steps, description, checkpoints, guards, waits, stack)
+        state, step = run.start()
+        if not (run.goes_on(step) or run.owes_evaluation):
+            run.end_again(step)
             return state
-        run.open_metrics(first_step, data_metrics)
+        run.open_metrics(step, data_metrics)
         stop = stack.enter_context(StopSignal())
-        evaluation = run.make_up_for_evaluation(first_step, state, eval_batches, stop)
+        evaluation = run.make_up_for_evaluation(step, state, eval_batches, stop)
 
-        step = first_step
-        if step < steps and not waits.is_over:
-            batch = learner.partitioner.place_batch(batches.batch(first_step))
+        if run.goes_on(step):
+            batch = learner.partitioner.place_batch(batches.batch(step))
             run.progress.status("compiles its step")
-        while step < steps and not waits.is_over:
+        while run.goes_on(step):
             step += 1
             with jax.transfer_guard("disallow"):
                 state, metrics = learner.train_step(state, batch)
@@ -122,11 +119,11 @@ def training_loop(
             if is_due(step, eval_period) or (save and best_metric is not None):
                 evaluation = run.evaluate(step, state, eval_batches, stop)
             stopped = stop.agreed()
-            if save or waits.is_over or (stopped and not run.doubts_state()):
+            if save or not run.goes_on(step) or (stopped and not run.doubts_state()):
                 run.save(step, state, evaluation)
-            if stopped and not waits.is_over and (step < steps or evaluation is None):
+            if stopped and (run.goes_on(step) or evaluation is None):
                 run.end_early(step, stopped)
-        run.end(first_step, step, evaluation or {})
+        run.end(step, evaluation or {})
         return state
 
 
@@ -142,7 +139,7 @@ class _Run:
     def __init__(
         self,
         learner: Any,
-        workdir: epath.Path,
+        workdir: str | os.PathLike,
         steps: int,
         description: Mapping[str, Any],
         checkpoints: Checkpoints,
@@ -153,7 +150,7 @@ class _Run:
         """`stack` closes what is opened here."""
         self._started, self._clock = time.time(), _Clock()
         self._learner = learner
-        self._workdir = workdir
+        self._workdir = epath.Path(workdir)
         self._steps = steps
         self._description = description
         self._checkpoints = checkpoints
@@ -165,7 +162,8 @@ class _Run:
         self._patience = patience
         self._save_is_due = False
         self.owes_evaluation = False  # of the step that it continues from
-        self.progress = Progress(workdir.name, steps)
+        self._first_step = 0
+        self.progress = Progress(self._workdir.name, steps)
         stack.callback(self.progress.close)
 
     def start(self) -> tuple[Any, int]:
@@ -177,7 +175,7 @@ class _Run:
         if restored is None:
             return self._learner.init(), 0
         state, position = restored
-        first_step = position["next_batch"]
+        first_step = self._first_step = position["next_batch"]
         self._since_last_line = RunningMeans(position.get("since_last_line"))
         self._watch = Watch(self._guards, position.get("guards"))
         self._patience.restore(position.get("patience"))
@@ -188,6 +186,10 @@ class _Run:
                 f"{first_step} steps already: raise it, or use another directory"
             )
         return state, first_step
+
+    def goes_on(self, step: int) -> bool:
+        """Whether there is another step after this one."""
+        return step < self._steps and not self._patience.is_over
 
     def open_metrics(self, first_step: int, data_metrics: Mapping[str, float] | None) -> None:
         self._writer = MetricWriter(
@@ -316,10 +318,10 @@ class _Run:
             saved = f"a guard warns, so step {last or 0} before that stays the last that is saved"
         raise Preempted(number, f"after step {step} of {self._steps}; {saved}")
 
-    def end(self, first_step: int, step: int, evaluation: Mapping[str, float]) -> None:
+    def end(self, step: int, evaluation: Mapping[str, float]) -> None:
         self._checkpoints.wait()
         self._clock.lap("checkpoint")
-        _write_timing(self._workdir, self._started, first_step, step, self._clock)
+        _write_timing(self._workdir, self._started, self._first_step, step, self._clock)
         last = "".join(f", {name} {value:.4g}" for name, value in evaluation.items())
         if step < self._steps:
             last += f"; ends before {self._steps}, with {self._patience.why}"

@@ -6,7 +6,8 @@ configuration of any family in `nlhf_jax.models.registry`.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optax
@@ -44,12 +45,18 @@ from nlhf_jax.raters import (
 from nlhf_jax.sharding import Partitioner
 
 
+def describe_base(source: str) -> Mapping[str, Any]:
+    """The description of a checkpoint's network."""
+    return open_checkpoint(source).model
+
+
 @dataclasses.dataclass(frozen=True)
 class Setup:
     """What a job knows and every learner needs.
 
     A run that `continues` has a checkpoint of its own, and needs that alone to begin from.
-    `open_network` is that of `checkpoints.networks`, or gives networks that are not there.
+    `open_network` is that of `checkpoints.networks`, or gives networks that are not there;
+    `describe_base` says of a base checkpoint what network it holds, which the run's own does too.
     `checkpoints` has what builders have asked `checkpoint` for: (source, what it means now).
     """
 
@@ -60,6 +67,7 @@ class Setup:
     seed: int
     microbatches: int
     continues: bool = False
+    describe_base: Callable[[str], Mapping[str, Any]] = describe_base
     open_network: Callable[..., Network] = open_network
     checkpoints: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
 
@@ -81,6 +89,13 @@ class Setup:
         self.checkpoints[setting] = (source, resolved)
         return resolved
 
+    def of_run(self, workdir: str | os.PathLike) -> "Setup":
+        """The same, for a run that continues if it has checkpoints in `workdir`."""
+        own = os.fspath(workdir)
+        if checkpoints.latest_step(own) is None:
+            return self
+        return dataclasses.replace(self, continues=True, describe_base=lambda _: describe_base(own))
+
     def learner(self) -> dict[str, Any]:
         """The arguments that all learners share."""
         return {
@@ -92,6 +107,7 @@ class Setup:
 
 
 Builder = Callable[[Setup], Learner]
+_HOW = ("dtype", "scan_layers")  # of a model's description: how it is run, not what it is
 
 
 def supervised(
@@ -100,14 +116,23 @@ def supervised(
     initial_checkpoint: str | None = None,
     remat: bool | None = None,
     dropout: float | None = None,
+    base_checkpoint: str | None = None,
 ) -> Learner:
-    """The SFT policy: random, or fine-tuned further from a checkpoint of the same model.
+    """The SFT policy.
 
-    With `remat` activations inside a layer are computed again for the gradient, not kept. `dropout`
-    in [0, 1) is the share of features that are zeroed in training, and only there.
+    Args:
+      setup: from the job.
+      model: its configuration; parameters are random.
+      initial_checkpoint: of the same model, of any stage and format: where to start instead.
+      remat: compute activations inside a layer again for the gradient instead of keeping them.
+      dropout: share of features that are zeroed in training, and only there, in [0, 1).
+      base_checkpoint: of any stage and format: the network itself, with its sizes; of `model` only
+        how it is run holds then, `dtype` and `scan_layers`.
+
+    Raises:
+      UserError: settings or checkpoints that do not go together.
     """
-    network = _network(model, setup.data, remat, dropout)
-    start = _initial_params(initial_checkpoint, network, setup)
+    network, start = _begin(setup, model, initial_checkpoint, base_checkpoint, remat, dropout)
     return SupervisedLearner(model=network, initial_params=start, **setup.learner())
 
 
@@ -117,15 +142,12 @@ def preference(
     initial_checkpoint: str | None = None,
     remat: bool | None = None,
     dropout: float | None = None,
+    base_checkpoint: str | None = None,
 ) -> Learner:
-    """A preference model; `initial_checkpoint` may be of any stage with the same model.
-
-    `remat` and `dropout` as in `supervised`.
-    """
-    network = _network(model, setup.data, remat, dropout)
+    """A preference model; arguments as of `supervised`."""
+    network, start = _begin(setup, model, initial_checkpoint, base_checkpoint, remat, dropout)
     labels = setup.data.vocabulary.rater_labels()
     rater = PreferenceModel(network, setup.data.rater.segments, labels)
-    start = _initial_params(initial_checkpoint, network, setup)
     return PreferenceLearner(rater=rater, initial_params=start, **setup.learner())
 
 
@@ -135,11 +157,11 @@ def reward(
     initial_checkpoint: str | None = None,
     remat: bool | None = None,
     dropout: float | None = None,
+    base_checkpoint: str | None = None,
 ) -> Learner:
-    """A Bradley-Terry reward model; arguments as of `preference`."""
-    network = _network(model, setup.data, remat, dropout)
+    """A Bradley-Terry reward model; arguments as of `supervised`."""
+    network, start = _begin(setup, model, initial_checkpoint, base_checkpoint, remat, dropout)
     rater = RewardModel(network, setup.data.reward.segments)
-    start = _initial_params(initial_checkpoint, network, setup)
     return RewardLearner(rater=rater, initial_params=start, **setup.learner())
 
 
@@ -266,34 +288,61 @@ def _as_trained(
         raise UserError(f"{given} but {error}") from error
 
 
-def _network(
-    config: Any, data: Dataset, remat: bool | None, dropout: float | None
-) -> LanguageModel:
-    network = registry.model_of(config)
+def _begin(
+    setup: Setup,
+    config: Any,
+    initial_checkpoint: str | None,
+    base_checkpoint: str | None,
+    remat: bool | None,
+    dropout: float | None,
+) -> tuple[LanguageModel, Callable[[], PyTree] | None]:
+    """The network, and what reads the parameters that it starts from; None for random ones.
+
+    That they fit is known before, if they are needed.
+    """
+    network, source = registry.model_of(config), None
+    if base_checkpoint is not None:
+        if initial_checkpoint is not None:
+            raise UserError(
+                f"INITIAL_CHECKPOINT is {initial_checkpoint} and BASE_CHECKPOINT is "
+                f"{base_checkpoint}: give one of them"
+            )
+        source = setup.checkpoint("base_checkpoint", base_checkpoint)
+        network = of_base(setup.describe_base(source), config)
+    elif initial_checkpoint is not None:
+        source = setup.checkpoint("initial_checkpoint", initial_checkpoint)
+    _check_network(network, setup.data)
+    network = _as_trained(network, remat, dropout)
+    if source is None:
+        return network, None
+    if setup.continues:  # it may be gone; it is asked for only if all of the run's own are damaged
+        return network, lambda: _read_start(_open_start(source, network, setup), network, setup)
+    found = _open_start(source, network, setup)
+    return network, functools.partial(_read_start, found, network, setup)
+
+
+def of_base(found: Mapping[str, Any], config: Any) -> LanguageModel:
+    """The network that a checkpoint describes, run as the configured one is."""
+    how = registry.model_of(config).description()
+    if found["family"] != how["family"]:
+        return registry.build(found)
+    return registry.build({**found, **{name: how[name] for name in _HOW if name in how}})
+
+
+def _check_network(network: LanguageModel, data: Dataset) -> None:
+    """Raises UserError if a network cannot be one of the data's vocabulary."""
+    name = type(getattr(network, "config", network)).__name__
     if network.vocab_size < data.vocabulary.size:
         raise UserError(
-            f"{type(config).__name__}.vocab_size is {network.vocab_size} but the vocabulary has "
+            f"{name}.vocab_size is {network.vocab_size} but the vocabulary has "
             f"{data.vocabulary.size} pieces; raise it"
         )
     ids = (data.vocabulary.pad_id, data.vocabulary.eos_id)
     if network.tokens[:2] != ids:
         raise UserError(
-            f"{type(config).__name__} has padding and EOS {network.tokens[:2]} but the vocabulary "
-            f"has {ids}; use the vocabulary's"
+            f"{name} has padding and EOS {network.tokens[:2]} but the vocabulary has {ids}; use "
+            "the vocabulary's"
         )
-    return _as_trained(network, remat, dropout)
-
-
-def _initial_params(
-    path: str | None, network: LanguageModel, setup: Setup
-) -> Callable[[], PyTree] | None:
-    """What reads the parameters; that they fit is known before, if they are needed."""
-    if path is None:
-        return None
-    source = setup.checkpoint("initial_checkpoint", path)
-    if setup.continues:  # it may be gone; it is asked for only if all of the run's own are damaged
-        return lambda: _read_start(_open_start(source, network, setup), network, setup)
-    return functools.partial(_read_start, _open_start(source, network, setup), network, setup)
 
 
 def _read_start(found: StoredCheckpoint, network: LanguageModel, setup: Setup) -> PyTree:
@@ -306,7 +355,7 @@ def _open_start(path: str, network: LanguageModel, setup: Setup) -> StoredCheckp
     check_params(found, network)
     # What no shape tells.
     old, new = registry.build(found.model).description(), network.description()
-    for name in sorted(new.keys() - {"dtype", "scan_layers"}):
+    for name in sorted(new.keys() - set(_HOW)):
         if old.get(name) != new[name]:
             raise UserError(
                 f"INITIAL_CHECKPOINT {path} has {name}={old.get(name)} but the model of this run "

@@ -68,6 +68,12 @@ class _Plan:
     builds_on: tuple[str, ...]
 
 
+def first_given(choices: Sequence[str | None]) -> str | None:
+    """The first of the choices that is not None; None if that is "random"."""
+    found = next((choice for choice in choices if choice is not None), None)
+    return None if found == "random" else found
+
+
 def run(
     workdir: str | os.PathLike,
     stages: Sequence[Mapping[str, Any]],

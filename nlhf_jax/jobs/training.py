@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import optax
 
-from nlhf_jax.checkpoints import describe, latest_step
+from nlhf_jax.checkpoints import describe
 from nlhf_jax.configuration import Configured, Settings
 from nlhf_jax.data import json_lines
 from nlhf_jax.data.batches import Examples
@@ -133,10 +133,8 @@ def train(
     """
     settings = _settings(configured, locals())
     _check_sizes(train_steps, batch_size, microbatches, partitioner)
-    continues = latest_step(workdir) is not None
-    setup = builders.Setup(
-        data, dict(feature_lengths), partitioner, optimizer, seed, microbatches, continues
-    )
+    setup = builders.Setup(data, dict(feature_lengths), partitioner, optimizer, seed, microbatches)
+    setup = setup.of_run(workdir)
     built = learner(setup)
     task = _TASKS[built.kind]
     examples = data.examples(task, "train", feature_lengths)

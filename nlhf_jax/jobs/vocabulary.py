@@ -8,9 +8,14 @@ from collections.abc import Iterator, Mapping
 from etils import epath
 
 from nlhf_jax import processes
+from nlhf_jax.checkpoints.description import check_same_vocabulary
+from nlhf_jax.checkpoints.networks import check_rows
+from nlhf_jax.checkpoints.opening import open_checkpoint
 from nlhf_jax.data import json_lines, templates, vocabularies
 from nlhf_jax.data.tldr_mini import text as tldr_mini_text
 from nlhf_jax.data.vocabularies import Vocabulary
+from nlhf_jax.errors import UserError
+from nlhf_jax.files import write_whole
 
 _TEMPLATE_TEXTS = (
     templates.RATER_INSTRUCTION,
@@ -22,18 +27,47 @@ _TEMPLATE_TEXTS = (
 
 
 def train_vocabulary(
-    workdir: str, files: Mapping[str, str], size: int, bad_lines: str | None = None
+    workdir: str,
+    files: Mapping[str, str],
+    size: int,
+    bad_lines: str | None = None,
+    base_checkpoint: str | None = None,
+    base_vocabulary: str | None = None,
 ) -> None:
-    """Trains `workdir/vocabulary.model` on JSON lines.
+    """Trains `workdir/vocabulary.model` on JSON lines, or copies there that of a base checkpoint.
 
     Args:
       workdir: gets the SentencePiece model.
       files: path -> kind, "sft", "preferences" or "prompts".
       size: pieces, at most.
       bad_lines: as of `data.datasets.json_lines`.
+      base_checkpoint: a network, of any format, with which training begins.
+      base_vocabulary: the SentencePiece model that it was trained with, if it does not hold it.
     """
-    if processes.is_first():
-        train_from_files(files, epath.Path(workdir) / "vocabulary.model", size, bad_lines)
+    if not processes.is_first():
+        return
+    path = epath.Path(workdir) / "vocabulary.model"
+    if base_checkpoint is None:
+        train_from_files(files, path, size, bad_lines)
+    else:
+        write_whole(path, _vocabulary_of(base_checkpoint, base_vocabulary))
+
+
+def _vocabulary_of(checkpoint: str, named: str | None) -> bytes:
+    found = open_checkpoint(checkpoint)
+    if named is not None:
+        vocabulary = Vocabulary.load(named)
+    elif found.vocabulary_bytes is not None:
+        vocabulary = Vocabulary.from_bytes(found.vocabulary_bytes)
+    else:
+        raise UserError(
+            f"the checkpoint {found.path} ({found.format}) holds no vocabulary: set "
+            "BASE_VOCABULARY to the SentencePiece model that it was trained with"
+        )
+    if found.vocabulary_bytes is not None:
+        check_same_vocabulary(found.path, found.vocabulary_bytes, vocabulary)
+    check_rows(found, vocabulary.size)
+    return vocabulary.model_bytes
 
 
 def train_from_files(

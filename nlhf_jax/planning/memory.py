@@ -107,7 +107,7 @@ def _rollout(run: Run, mesh: Mesh) -> float:
     layout = decoding(run, mesh)
     s, prompts = Sizes.of(run.model, layout), run.batch_size / layout.batch_shares
     length, targets = run.lengths
-    held = part_sizes(run.model, layout)
+    held, trained = part_sizes(run.model, layout), part_sizes(run.model, mesh)
     total = 4 * 4 * prompts * len(run.players) * run.model.vocab_size
     for streams in run.streams.values():
         total += costs.cache_bytes(s, prompts, streams, targets, length)
@@ -115,6 +115,8 @@ def _rollout(run: Run, mesh: Mesh) -> float:
         total += s.itemsize * (held["decoder"][0] + held["embedding"][0])
         if layout != mesh:
             total += 4 * held.get("logits", (0, 0))[0]
+        if len(run.streams) > 1:  # Stacked as they are trained, before they are laid out.
+            total += 4 * (trained["decoder"][0] + trained["embedding"][0])
     return total
 
 

@@ -59,6 +59,7 @@ def abstract_learner(
         arguments["seed"],
         run.microbatches,
         continues=True,
+        describe_base=lambda _: registry.describe(run.model),
         open_network=functools.partial(_network, run),
     )
     learner = arguments["learner"](setup)

@@ -186,6 +186,8 @@ def read(
 def _other(kind, common, lengths, settings, named) -> Run:
     arguments = configuration.arguments(getattr(builders, kind), ["setup"])
     model = _t5(registry.model_of(arguments["model"]))
+    if (base := arguments.get("base_checkpoint")) is not None:
+        model = _t5(builders.of_base(builders.describe_base(base), arguments["model"]))
     if kind == "supervised":
         inputs, targets = (feature_length(lengths, n, "SFT") for n in ("inputs", "targets"))
         return Run(kind, model, lengths=(inputs, targets), rows=1, **common)

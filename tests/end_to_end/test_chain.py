@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from nlhf_jax.checkpoints import load
+from nlhf_jax.data.vocabularies import TLDR_MINI_MODEL
+from nlhf_jax.jobs.convert import convert
 from nlhf_jax.main import main
 from tests.end_to_end.conftest import LENGTHS, RATER_LENGTHS
 
@@ -52,11 +55,18 @@ def test_the_quickstart_runs_to_its_report_and_only_once(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("halve_from", [0, pytest.param(2000, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("halve_from", "base"),
+    [
+        (0, "huggingface"),
+        pytest.param(2000, None, marks=pytest.mark.long),
+        pytest.param(0, "t5x", marks=pytest.mark.long),
+    ],
+)
 def test_a_file_of_paths_sizes_and_step_counts_runs_the_chain_on_json_lines(
-    workplace, tmp_path, halve_from
+    workplace, tmp_path, halve_from, base
 ):
-    """With a judge of its own, and with too few votes for one."""
+    """With a judge of its own, and with too few votes for one; from a base, and from nothing."""
     files = {name: workplace.path(f"{name}.jsonl") for name in ("sft", "votes")}
     splits = {
         name: dict.fromkeys(("train", "validation", "test"), path) for name, path in files.items()
@@ -86,8 +96,15 @@ def test_a_file_of_paths_sizes_and_step_counts_runs_the_chain_on_json_lines(
         """.replace("\n        ", "\n")
     )
     out = tmp_path / "out"
-    halve = f"--gin.HALVE_FROM={halve_from}"
-    assert main(["run", f"--gin_file={tmp_path / 'mine.gin'}", halve, f"--workdir={out}"]) == 0
+    settings = [f"--gin.HALVE_FROM={halve_from}"]
+    if base is not None:
+        checkpoint = str(tmp_path / "base")
+        convert(workplace.path("sft"), checkpoint, base)
+        settings += [f"--gin.BASE_CHECKPOINT='{checkpoint}'"]
+    if base == "t5x":
+        settings += [f"--gin.BASE_VOCABULARY='{TLDR_MINI_MODEL}'"]
+    assert main(["run", f"--gin_file={tmp_path / 'mine.gin'}", *settings, f"--workdir={out}"]) == 0
+    _assert_began(out, {"base": checkpoint} if base else {})
     result = json.loads((out / "tournament" / "tournament.json").read_text())
     assert result["judge"] == "preference model"
     assert result["win_rates"]["names"] == ["SFT", "RLHF", "SP", "MD", "BR", "EMA", "reference"]
@@ -105,3 +122,13 @@ def test_a_file_of_paths_sizes_and_step_counts_runs_the_chain_on_json_lines(
         ]
         assert trained_on[0] == trained_on[1] and trained_on[0] + trained_on[2] == 24
     assert_no_guard_spoke(out, trainings=8 if halve_from else 9)
+
+
+def _assert_began(out, given):
+    """SFT and the raters at the base, or SFT at random and the raters at SFT's best step."""
+    for name in ("sft", "reward", "preference"):
+        record = json.loads((out / name / "run.json").read_text())
+        source = given.get("base", None if name == "sft" else f"{out}/sft#best")
+        assert [x["source"] for x in record["checkpoints"].values()] == ([source] if source else [])
+        description = load(str(out / name)).description
+        assert description["model"]["emb_dim"] == (16 if given else 64)
