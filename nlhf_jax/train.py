@@ -99,7 +99,6 @@ def training_loop(
         run.open_metrics(step, data_metrics)
         stop = stack.enter_context(StopSignal())
         evaluation = run.make_up_for_evaluation(step, state, eval_batches, stop)
-
         if run.goes_on(step):
             batch = learner.partitioner.place_batch(batches.batch(step))
             run.progress.status("compiles its step")

@@ -28,7 +28,7 @@ _TEMPLATE_TEXTS = (
 
 def train_vocabulary(
     workdir: str,
-    files: Mapping[str, str],
+    files: Mapping[str, str] | None,
     size: int,
     bad_lines: str | None = None,
     base_checkpoint: str | None = None,
@@ -38,7 +38,7 @@ def train_vocabulary(
 
     Args:
       workdir: gets the SentencePiece model.
-      files: path -> kind, "sft", "preferences" or "prompts".
+      files: path -> kind, "sft", "preferences" or "prompts"; a base needs none.
       size: pieces, at most.
       bad_lines: as of `data.datasets.json_lines`.
       base_checkpoint: a network, of any format, with which training begins.
@@ -47,10 +47,15 @@ def train_vocabulary(
     if not processes.is_first():
         return
     path = epath.Path(workdir) / "vocabulary.model"
-    if base_checkpoint is None:
+    if base_checkpoint is not None:
+        write_whole(path, _vocabulary_of(base_checkpoint, base_vocabulary))
+    elif files is not None:
         train_from_files(files, path, size, bad_lines)
     else:
-        write_whole(path, _vocabulary_of(base_checkpoint, base_vocabulary))
+        raise UserError(
+            "FILES is None (in json_lines.gin VOCABULARY_FILES), but without a BASE_CHECKPOINT "
+            'there has to be something to train a vocabulary on: {path: "sft"}'
+        )
 
 
 def _vocabulary_of(checkpoint: str, named: str | None) -> bytes:

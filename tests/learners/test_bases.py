@@ -88,7 +88,7 @@ def test_a_base_and_a_start_are_one_too_many(bases):
 
 
 def vocabulary(workdir, **settings):
-    train_vocabulary(str(workdir), {}, 300, **settings)
+    train_vocabulary(str(workdir), None, 300, **settings)
     return Vocabulary.load(workdir / "vocabulary.model")
 
 
@@ -118,3 +118,8 @@ def test_a_wrong_vocabulary_is_refused(bases, tmp_path):
     with pytest.raises(UserError, match="has 100 rows in .* but the vocabulary has"):
         vocabulary(tmp_path, base_checkpoint=str(small), base_vocabulary=str(large))
     assert not (tmp_path / "vocabulary.model").exists()
+
+
+def test_without_a_base_there_must_be_texts(tmp_path):
+    with pytest.raises(UserError, match="FILES is None .* but without a BASE_CHECKPOINT"):
+        vocabulary(tmp_path)
