@@ -11,6 +11,7 @@ VERSION = re.search(r'__version__ = "(.*)"', (ROOT / "nlhf_jax/__init__.py").rea
 GCS = [
     "google-cloud-storage>=2.19",  # Orbax asks with it what kind of bucket checkpoints go to
 ]
+COUNTS = ["scikit-learn>=1.5"]
 DOCS = ["sphinx>=8", "myst-parser>=4"]
 TEST = [
     "pytest>=8",
@@ -29,6 +30,7 @@ TEST = [
     "mypy>=1.18",
     *DOCS,  # they are built in a test
     *GCS,
+    *COUNTS,
 ]
 
 setup(
@@ -79,6 +81,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         "gpu": ["jax[cuda13]>=0.10"],
         "gcs": GCS,  # work directories in buckets, gs://BUCKET/...
+        "counts": COUNTS,  # what counting words predicts of votes, beside the raters
         # Not in the package registry; optional everywhere.
         "t5x": ["t5x @ git+https://github.com/google-research/t5x.git"],
         "notebook": ["jupyterlab>=4.2"],

@@ -31,6 +31,7 @@ ORDER = (
     "data",
     "checkpoints",
     "guards",
+    "patience",
     "interruption",
     "train",
     "report",

@@ -1,5 +1,6 @@
 """The `evaluate` job: a tournament between checkpoints."""
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from nlhf_jax.data.batches import Examples
 from nlhf_jax.data.datasets import Dataset
 from nlhf_jax.data.templates import feature_length
 from nlhf_jax.errors import UserError
+from nlhf_jax.evaluation.counting import CountingJudge
 from nlhf_jax.evaluation.judges import (
     AskedOnce,
     Judge,
@@ -49,6 +51,7 @@ def evaluate(
     raters: Mapping[str, str] | None = None,
     compute_dtype: str | None = None,
     judge: Judge | None = None,
+    counts: bool | None = None,
 ) -> None:
     """A tournament of policies on the same prompts; writes `workdir/tournament.json`.
 
@@ -74,6 +77,8 @@ def evaluate(
         at 1; at 0, where each prompt has one response, it is `-log mu` of that.
       compute_dtype: of activations; None for those of the checkpoints' runs.
       judge: in place of `rater_checkpoint`, any `nlhf_jax.evaluation.judges.Judge`.
+      counts: measure beside `raters` what counting words comes to (`evaluation.counting`), fitted
+        to the votes of the split "train"; left out, and said so, without scikit-learn.
 
     Raises:
       UserError: a checkpoint or data that cannot be used, or no judge.
@@ -87,7 +92,7 @@ def evaluate(
     judge, asked = hall.choose(judge, rater_checkpoint)
     progress = Progress(epath.Path(workdir).name, len(players))
     # Before the responses are sampled: a rater that is none is found out at once.
-    measured = hall.measure(progress, raters, rater_checkpoint, split)
+    measured = hall.measure(progress, raters, rater_checkpoint, split, bool(counts))
     examples = data.examples("prompts", split, feature_lengths)
     hall.say_what_is_left_out(progress, examples, split)
     in_split = len(examples)
@@ -202,11 +207,17 @@ class _Hall:
         )
 
     def measure(
-        self, progress: Progress, raters: Mapping[str, str], judging: str | None, split: str
+        self,
+        progress: Progress,
+        raters: Mapping[str, str],
+        judging: str | None,
+        split: str,
+        counts: bool,
     ) -> tuple[RaterAccuracy, ...]:
         """Accuracies on all votes of `split`: the population's if it is known, then the raters'.
 
-        That of the checkpoint which judges is among them. Nothing is measured without raters.
+        That of the checkpoint which judges is among them, and that of counting is the last. Nothing
+        is measured without raters.
         """
         progress.status("measures the raters on votes")
         found: list[RaterAccuracy] = []
@@ -215,16 +226,26 @@ class _Hall:
         for name, path in raters.items():
             network = self.load(path, kind="preference")
             judge = self.network_judge(network, f"RATERS has '{name}': {path}, which")
-            examples = self.data.examples("comparisons", split, network.feature_lengths)
-            text, chosen, rejected = map(examples.texts, ("text", "chosen", "rejected"))
-            votes = (text, chosen, rejected, examples.arrays["vote_share"], self.seed)
+            votes = (*self._votes(split, network.feature_lengths), self.seed)
             own = self.data.judge
             if own is not None and not found:  # the texts are the same for every rater
                 found.append(rater_accuracy(own.name, own, *votes))
             found.append(rater_accuracy(name, judge, *votes))
+        if found and counts:
+            with _said(progress):
+                counting = CountingJudge(*self._votes("train", network.feature_lengths))
+                found.append(rater_accuracy(counting.name, counting, *votes))
         for rater in found:
             progress.message(f"{rater.name} agrees with {rater.accuracy.value:.1%} of the votes")
         return tuple(found)
+
+    def _votes(
+        self, split: str, lengths: Mapping[str, int]
+    ) -> tuple[list[str], list[str], list[str], np.ndarray]:
+        """Prompts, the chosen and the rejected summaries, and the shares that chose so."""
+        examples = self.data.examples("comparisons", split, lengths)
+        text, chosen, rejected = map(examples.texts, ("text", "chosen", "rejected"))
+        return text, chosen, rejected, examples.arrays["vote_share"]
 
     def enter(
         self, players: Mapping[str, str], reference: str, examples: Examples, temperature: float
@@ -270,6 +291,15 @@ class _Hall:
             log_ratios=np.concatenate(ratios),
             token_counts=np.asarray(mask.sum(axis=-1)),
         )
+
+
+@contextlib.contextmanager
+def _said(progress: Progress) -> Iterator[None]:
+    """Inside, a user's error ends what is done there, and nothing else."""
+    try:
+        yield
+    except UserError as error:
+        progress.message(f"left out: {error}")
 
 
 # Kind of a network -> the judge that it is, and what that one asks it.

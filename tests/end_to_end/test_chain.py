@@ -111,10 +111,10 @@ def test_a_file_of_paths_sizes_and_step_counts_runs_the_chain_on_json_lines(
     raters, page = [rater["name"] for rater in result["raters"]], (out / "report.html").read_text()
     says = "The judge is the rater that SP, MD, BR and EMA were trained against: this says"
     if halve_from:
-        assert raters == ["preference model", "reward model"]
+        assert raters == ["preference model", "reward model", "13 counts"]
         assert result["trained_against_judge"] == ["SP", "MD", "BR", "EMA"] and says in page
     else:
-        assert raters == ["preference model", "reward model", "judge"]
+        assert raters == ["preference model", "reward model", "judge", "13 counts"]
         assert result["trained_against_judge"] == [] and says not in page
         trained_on = [
             json.loads((out / name / "metrics.jsonl").read_text().splitlines()[0])["examples"]

@@ -1,13 +1,16 @@
 """What a tournament's programs compute, and what each device has of it."""
 
 import re
+import sys
 
 import jax
 import numpy as np
 import pytest
 from scipy.special import log_softmax
 
+from nlhf_jax.evaluation.counting import CountingJudge
 from nlhf_jax.jobs import tournament
+from nlhf_jax.metrics import Progress
 from nlhf_jax.models.language_model import response_mask
 from tests import tiny
 
@@ -38,6 +41,14 @@ def test_a_device_writes_the_responses_to_its_own_prompts_alone(mesh):
     # Whole are the results that the host fetches, tokens and log ratios, and nothing else.
     assert arrays_of_all_rows(compiled.as_text()) == {f"s32[{ROWS},{LENGTH}]", f"f32[{ROWS}]"}
     assert all(one.is_fully_replicated for one in jax.tree.leaves(compiled.output_shardings))
+
+
+def test_without_scikit_learn_counting_is_left_out_and_that_is_said(monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    with tournament._said(Progress("here", 1)):
+        CountingJudge(["a text"], ["good"], ["bad"], np.ones(1))
+    said = "left out: counting needs scikit-learn, which is not installed: pip install"
+    assert said in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("mesh", [DATA, CUBE])
