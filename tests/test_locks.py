@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Holds a directory and says so, until its standard input ends. A bucket's way works on
 # TensorStore's file driver as well; its beats are short here.
 _HOLDER = """
-import os, subprocess, sys, time
+import os, select, subprocess, sys, time
 from nlhf_jax import locks
 
 locks.BEAT = 0.2
@@ -30,7 +30,9 @@ with held(workdir):
     if way == "fork" and os.fork() == 0:
         time.sleep(600)
     print("held", os.getpid(), flush=True)
-    sys.stdin.read()
+    # Not one call that blocks: a signal just before that would be looked at after it.
+    while not select.select([sys.stdin], [], [], 0.1)[0]:
+        pass
 """
 
 
