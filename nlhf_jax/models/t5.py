@@ -194,8 +194,8 @@ class T5:
 
     def description(self) -> dict[str, Any]:
         settings = dataclasses.asdict(self.config)
-        for name in ("remat", "dropout_rate", "alike_init"):  # how a run trains, nothing of what
-            del settings[name]
+        for name in ("remat", "dropout_rate", "alike_init"):
+            del settings[name]  # How a run trains: nothing of the network.
         return {"family": "t5", **settings}
 
     def init(self, rng: jax.Array) -> PyTree:

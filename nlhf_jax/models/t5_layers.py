@@ -203,19 +203,21 @@ def _attend_as_two(queries: jax.Array, *rest: jax.Array) -> jax.Array:
     return jax.lax.optimization_barrier(_attend(pair, *rest))[..., :1, :]
 
 
-@jax.custom_batching.custom_vmap
-def _write(cache: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
+def _written(cache: jax.Array, new: jax.Array, position: jax.Array) -> jax.Array:
     """`[..., T, D]` with `[..., 1, D]` at a position that is the same for all, in place."""
     return jax.lax.dynamic_update_slice_in_dim(cache, new, position, axis=cache.ndim - 2)
+
+
+_write = jax.custom_batching.custom_vmap(_written)
 
 
 @_write.def_vmap
 def _write_for_all(size: int, batched: list[bool], *operands: jax.Array) -> tuple[jax.Array, bool]:
     """JAX's own rule makes a scatter of it, which is slower on a TPU."""
     del size
-    if batched != [True, True, False]:
-        raise NotImplementedError(f"a cache is written at one position for all; batched: {batched}")
-    return _write(*operands), True
+    if batched == [True, True, False]:
+        return _write(*operands), True
+    return jax.vmap(_written, [0 if each else None for each in batched])(*operands), True
 
 
 class Attention(nn.Module):
