@@ -260,7 +260,7 @@ def checkpoints_without_arrays(monkeypatch):
 
     # Now: inside a job, one configuration must not end another.
     configs = {file: config_of(file) for file in ("models/large.gin", "models/xl.gin", MODEL)}
-    for module in (builders, networks):
+    for module in (starting, networks):
         monkeypatch.setattr(module, "open_checkpoint", open_checkpoint)
     monkeypatch.setattr(networks, "place", place)
 
@@ -278,14 +278,13 @@ def learner_of(name: str, data_dir: Path, **macros):
     )
     learner = settings["learner"](setup)
     lengths, size = settings["feature_lengths"], settings["batch_size"]
+    votes = {"text": "text", "chosen": "summary", "rejected": "summary"}
     features = {
         "supervised": {"inputs": "inputs", "targets": "targets"},
-        "preference": {"text": "text", "chosen": "summary", "rejected": "summary"},
-        "reward": {"text": "text", "chosen": "summary", "rejected": "summary"},
         "policy": {"inputs": "inputs"},
-    }[learner.kind]
+    }.get(learner.kind, votes)
     shapes = {key: ((size, lengths[value]), np.int32) for key, value in features.items()}
-    if learner.kind in ("preference", "reward"):
+    if features is votes:
         shapes["vote_share"] = ((size,), np.float32)
     place = setup.partitioner.sharding
     batch = {

@@ -17,7 +17,7 @@ from nlhf_jax.errors import UserError
 from nlhf_jax.guards import Guards, TrainingDiverged, Watch, summary
 from nlhf_jax.interruption import Preempted
 from nlhf_jax.learners.policy import PolicyLearner
-from nlhf_jax.learners.preference import PreferenceLearner
+from nlhf_jax.learners.votes import VoteLearner
 from nlhf_jax.optimizers import adamw
 from nlhf_jax.raters import PreferenceModel, PreferenceScorer
 from nlhf_jax.train import training_loop
@@ -282,7 +282,7 @@ class Loud(PreferenceModel):
 @functools.cache
 def rater_learner(**loud):
     rater = Loud(NETWORK, tiny.PREFERENCE_TEMPLATE, tiny.LABELS, **loud)
-    return PreferenceLearner(
+    return VoteLearner(
         rater=rater,
         partitioner=tiny.one_device(),
         optimizer=adamw(1e-6, clip_norm=1.0),

@@ -9,14 +9,21 @@ import optax
 from nlhf_jax import objectives, opponents
 from nlhf_jax.learners.learner import Learner
 from nlhf_jax.learners.policy import PolicyLearner
-from nlhf_jax.learners.preference import PreferenceLearner
-from nlhf_jax.learners.reward import RewardLearner
 from nlhf_jax.learners.supervised import SupervisedLearner
+from nlhf_jax.learners.votes import VoteLearner
 from nlhf_jax.models.language_model import SpecialTokens
 from nlhf_jax.models.t5 import T5, stack_layers
 from nlhf_jax.models.t5_layers import T5Config
 from nlhf_jax.optimizers import adafactor
-from nlhf_jax.raters import PreferenceModel, PreferenceScorer, RewardModel, RewardScorer
+from nlhf_jax.raters import (
+    AntisymmetricModel,
+    PreferenceEmbedding,
+    PreferenceModel,
+    PreferenceScorer,
+    Rater,
+    RewardModel,
+    RewardScorer,
+)
 from nlhf_jax.sharding import Partitioner
 
 TOKENS = SpecialTokens()
@@ -44,7 +51,7 @@ SAMPLERS = {
     "ipo_ema": opponents.moving_average(0.9),
 }
 # Of the samplers one: the others are its program with other players.
-LEARNERS = ("supervised", "preference", "reward", *OPPONENTS, "ipo_md")
+LEARNERS = ("supervised", "preference", "reward", "embedding", *OPPONENTS, "ipo_md")
 
 
 @functools.cache
@@ -154,10 +161,20 @@ def learner(kind: str, network: T5 | None = None, **settings) -> Learner:
     } | settings
     if kind == "supervised":
         return SupervisedLearner(model=network, **settings)
-    if kind == "reward":
-        return RewardLearner(rater=RewardModel(network, REWARD_TEMPLATE), **settings)
-    rater = PreferenceModel(network, PREFERENCE_TEMPLATE, LABELS)
-    return PreferenceLearner(rater=rater, **settings)
+    return VoteLearner(rater=rater(kind, network), **settings)
+
+
+def rater(kind: str, network: T5 | None = None) -> Rater:
+    """A rater of one of `raters.KINDS`."""
+    network = network or model(RATER_VOCABULARY)
+    return {
+        "preference": lambda: PreferenceModel(network, PREFERENCE_TEMPLATE, LABELS),
+        "reward": lambda: RewardModel(network, REWARD_TEMPLATE),
+        "embedding": lambda: PreferenceEmbedding(network, cyclic=2),
+        "antisymmetric": lambda: AntisymmetricModel(
+            network, PREFERENCE_TEMPLATE, LABELS, REWARD_TEMPLATE
+        ),
+    }[kind]()
 
 
 def batch(kind: str, index: int, size: int = 8) -> dict[str, np.ndarray]:

@@ -16,18 +16,20 @@ def describe(
     vocabulary_bytes: bytes,
     rater_template: Any = None,
     rater_labels: Any = None,
+    rater_settings: Mapping[str, Any] | None = None,
     prompt_form: str | None = None,
     trained_against: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint says about itself, as a JSON-able dict.
 
     Args:
-      kind: the learner's kind: "supervised", "preference", "reward" or "policy".
+      kind: the learner's kind: "supervised", "policy", or of `raters.KINDS`.
       model: the model's configuration, `dataclasses.asdict(config)`.
       feature_lengths: tokens per feature, the EOS included.
       vocabulary_bytes: the SentencePiece model file's content.
       rater_template: token ids of the template's segments; None where the network rates nothing.
       rater_labels: token ids of "1" and "2"; None where the network has no such labels.
+      rater_settings: what else a rater's kind has of settings, such as `cyclic` of an embedding.
       prompt_form: what stands around a prompt's text (`data.prompts.PromptForm.form`), for those
         who write prompts for it; None, as in checkpoints of release 0.1: nothing.
       trained_against: of a policy the rater of its training, `Network.identity`; {} if that was no
@@ -39,6 +41,7 @@ def describe(
         "feature_lengths": dict(feature_lengths),
         "rater_template": rater_template,
         "rater_labels": rater_labels,
+        "rater_settings": None if rater_settings is None else dict(rater_settings),
         "prompt_form": prompt_form,
         "trained_against": None if trained_against is None else dict(trained_against),
         "vocabulary": {
@@ -61,6 +64,7 @@ def check_description(description: Mapping[str, Any]) -> None:
         "feature_lengths": (dict,),
         "rater_template": (list, type(None)),
         "rater_labels": (list, type(None)),
+        "rater_settings": (dict, type(None)),
         "prompt_form": (str, type(None)),
     }
     for name, kinds in wanted.items():

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from nlhf_jax import raters
 from nlhf_jax.checkpoints.arrays import Stacked, check_fits, flattened, place
 from nlhf_jax.checkpoints.description import check_same_vocabulary, describe
 from nlhf_jax.checkpoints.opening import open_checkpoint
@@ -23,7 +24,7 @@ from nlhf_jax.data.vocabularies import Vocabulary
 from nlhf_jax.errors import UserError, warn
 from nlhf_jax.models import registry
 from nlhf_jax.models.language_model import LanguageModel, PyTree
-from nlhf_jax.raters import PreferenceModel, RewardModel, Template
+from nlhf_jax.raters import Rater
 from nlhf_jax.sharding import Partitioner
 
 
@@ -88,17 +89,14 @@ class Network:
         form = self.description.get("prompt_form")
         return PLAIN if form is None else PromptForm(form)
 
-    def preference_model(self) -> PreferenceModel:
-        return PreferenceModel(
-            self.model, self._template(), tuple(self.description["rater_labels"])
-        )
-
-    def reward_model(self) -> RewardModel:
-        return RewardModel(self.model, self._template())
-
-    def _template(self) -> Template:
-        segments = self.description["rater_template"]
-        return tuple(s if isinstance(s, str) else tuple(s) for s in segments)
+    def rater(self) -> Rater:
+        """What a network of one of `raters.KINDS` is, beside its parameters."""
+        said = self.description
+        settings = dict(said.get("rater_settings") or {})
+        for name in ("template", "labels"):
+            if said.get(f"rater_{name}") is not None:
+                settings[name] = said[f"rater_{name}"]
+        return raters.from_description(self.kind, self.model, settings)
 
 
 def load_network(

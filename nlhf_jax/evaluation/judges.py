@@ -4,7 +4,7 @@ import abc
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -115,14 +115,14 @@ def _uniform(seed: int, *texts: str) -> float:
 
 
 class NetworkJudge(abc.ABC):
-    """A network that is asked twice about every pair; subclasses say what, and what it means.
+    """A network that judges; subclasses say what it is asked, and what its answers mean.
 
     Texts are tokenised as the data pipeline does: tokens and EOS, cut to the feature length with
       EOS kept, and of a prompt its form.
 
     Args:
-      network: int32 tokens, text `[B, S]` and one or two responses `[B, T]`, to float32 `[B]`.
-        Called with full batches only, so it compiles once.
+      network: int32 tokens, text `[B, S]` and one or two responses `[B, T]`, to float32 with
+        leading axis B. Called with full batches only, so it compiles once.
       encode: text to token ids, without EOS.
       encode_prompt: prompt and feature length to token ids without EOS, fewer than that length
         (`data.prompts.PromptForm.tokens`); None cuts a prompt as any text, at its end.
@@ -161,32 +161,27 @@ class NetworkJudge(abc.ABC):
             raise ValueError(
                 f"{len(prompts)} prompts, {len(first)} first and {len(second)} second responses"
             )
-        if not prompts:
-            return np.zeros(0)
-        text = self._tokens(prompts, self._text_length, self._encode_prompt)
-        one = self._tokens(first, self._response_length, self._encode)
-        other = self._tokens(second, self._response_length, self._encode)
-        asked = []
+        return self._compare(prompts, first, second) if prompts else np.zeros(0)
+
+    @abc.abstractmethod
+    def _compare(
+        self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
+    ) -> np.ndarray:
+        """P(first > second) `[N]` float64, of at least one."""
+
+    def _ask(self, prompts: Sequence[str], *responses: Sequence[str]) -> np.ndarray:
+        """The network's answers to N questions, float64 with leading axis N."""
+        tokens = [self._tokens(prompts, self._text_length, self._encode_prompt)]
+        tokens += [self._tokens(one, self._response_length, self._encode) for one in responses]
+        answers = []
         for start in range(0, len(prompts), self._batch_size):
             # The last batch is filled up with its last row: a row of padding alone is no input of
             # the model.
             rows = np.minimum(np.arange(start, start + self._batch_size), len(prompts) - 1)
-            asked.append(self._ask(text[rows], one[rows], other[rows]))
+            answers.append(self._network(*(column[rows] for column in tokens)))
         # Fetched only here, so that the device never waits for the host between two batches.
-        found = np.concatenate(
-            [np.asarray(jax.device_get(pair), np.float64) for pair in asked], axis=1
-        )
-        return self._probability(*found[:, : len(prompts)])
-
-    @abc.abstractmethod
-    def _ask(
-        self, text: np.ndarray, first: np.ndarray, second: np.ndarray
-    ) -> tuple[jax.Array, jax.Array]:
-        """The network's two answers about a batch of pairs, `[B]` each."""
-
-    @abc.abstractmethod
-    def _probability(self, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """P(first > second) `[N]` float64 from those answers."""
+        found = np.concatenate([np.asarray(jax.device_get(x), np.float64) for x in answers])
+        return found[: len(prompts)]
 
     def _tokens(
         self, texts: Sequence[str], length: int, encode: Callable[[str, int], list[int]]
@@ -207,14 +202,46 @@ class PreferenceModelJudge(NetworkJudge):
 
     name = "preference model"
 
-    def _ask(self, text, first, second):
-        return self._network(text, first, second), self._network(text, second, first)
-
-    def _probability(self, one, other):
-        return (one + 1 - other) / 2
+    def _compare(self, prompts, first, second):
+        return (self._ask(prompts, first, second) + 1 - self._ask(prompts, second, first)) / 2
 
 
-class RewardModelJudge(NetworkJudge):
+class AntisymmetricModelJudge(NetworkJudge):
+    """A preference model that is antisymmetric by itself, asked once.
+
+    `network` is `(text, first, second) -> P(first > second)`.
+    """
+
+    name = "antisymmetric preference model"
+
+    def _compare(self, prompts, first, second):
+        return self._ask(prompts, first, second)
+
+
+class EmbeddingJudge(NetworkJudge):
+    """A network that reads each response alone, once however many it is compared with.
+
+    `network` is `(text, response) -> [B, D]`, and `logit` makes of two such rows, `[N, D]` each,
+    the logits of P(first > second), `[N]`.
+    """
+
+    name = "preference embedding"
+
+    def __init__(self, *network: Any, logit: Callable[[Any, Any], Any]):
+        super().__init__(*network)
+        self._logit = logit
+        self._read: dict[tuple[str, str], np.ndarray] = {}
+
+    def _compare(self, prompts, first, second):
+        asked = [tuple(zip(prompts, side, strict=True)) for side in (first, second)]
+        new = list(dict.fromkeys(one for side in asked for one in side if one not in self._read))
+        if new:
+            self._read |= zip(new, self._ask(*zip(*new, strict=True)), strict=True)
+        one, other = (np.stack([self._read[one] for one in side]) for side in asked)
+        return expit(self._logit(one, other))
+
+
+class RewardModelJudge(EmbeddingJudge):
     """A reward model's Bradley-Terry preference: `sigmoid(r(x, y) - r(x, y'))`.
 
     `network` is `(text, response) -> r(text, response)`.
@@ -222,8 +249,5 @@ class RewardModelJudge(NetworkJudge):
 
     name = "reward model"
 
-    def _ask(self, text, first, second):
-        return self._network(text, first), self._network(text, second)
-
-    def _probability(self, one, other):
-        return expit(one - other)
+    def __init__(self, *network: Any):
+        super().__init__(*network, logit=np.subtract)

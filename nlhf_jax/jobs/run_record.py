@@ -27,6 +27,7 @@ from nlhf_jax.configuration import Settings
 from nlhf_jax.errors import UserError
 from nlhf_jax.files import write_json
 from nlhf_jax.metrics import Progress
+from nlhf_jax.raters import KINDS
 
 FILE_NAME = "run.json"
 
@@ -36,7 +37,7 @@ FREE = frozenset(
         # Where it runs, and in how many parts: the same sums in another order.
         "jobs.train.partitioner",
         "jobs.train.microbatches",
-        *(f"builders.{kind}.remat" for kind in ("supervised", "preference", "reward", "policy")),
+        *(f"builders.{kind}.remat" for kind in ("supervised", "policy", *KINDS)),
         # What it shows and keeps. Which steps are kept decides which may be the best one, not how
         # good each is: that is measured by one metric on the same data, or the run is another.
         "jobs.train.log_period",

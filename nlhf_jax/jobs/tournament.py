@@ -19,7 +19,9 @@ from nlhf_jax.data.templates import feature_length
 from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation.counting import CountingJudge
 from nlhf_jax.evaluation.judges import (
+    AntisymmetricModelJudge,
     AskedOnce,
+    EmbeddingJudge,
     Judge,
     NetworkJudge,
     PreferenceModelJudge,
@@ -30,7 +32,8 @@ from nlhf_jax.evaluation.tournament import Player, play
 from nlhf_jax.evaluation.votes import RaterAccuracy, rater_accuracy
 from nlhf_jax.jobs import run_record
 from nlhf_jax.metrics import Progress
-from nlhf_jax.models.language_model import LanguageModel, response_mask, token_log_probs
+from nlhf_jax.models.language_model import LanguageModel, PyTree, response_mask, token_log_probs
+from nlhf_jax.raters import KINDS, PreferenceEmbedding, Rater, RewardModel
 from nlhf_jax.rollout import sample_responses
 from nlhf_jax.sharding import Partitioner
 
@@ -68,9 +71,9 @@ def evaluate(
       batch_size: prompts that are sampled at once.
       seed: of the prompts that are drawn, the samples and the bootstrap.
       split: of the prompts, and of the votes that `raters` predict.
-      rater_checkpoint: a preference or reward model as the judge; None asks the data's own
+      rater_checkpoint: a rater of any kind as the judge; None asks the data's own
         population.
-      raters: name -> checkpoint of a preference or reward model whose accuracy on votes to measure,
+      raters: name -> checkpoint of a rater of any kind whose accuracy on votes to measure,
         beside that of the data's own population if it is known, and of the judge if it is a
         checkpoint; None measures nothing.
       temperature: of the samples. KL is that of the policy at this temperature from the reference
@@ -177,13 +180,13 @@ class _Hall:
             )
 
     def network_judge(self, network: Network, source: str) -> NetworkJudge:
-        """The judge that a network of the kind "preference" or "reward" is."""
-        if network.kind not in _NETWORK_JUDGES:
+        """The judge that a network of one of `raters.KINDS` is."""
+        if network.kind not in KINDS:
             raise UserError(
                 f"{source} is a {network.kind} model and not a preference or reward model"
             )
-        judge, ask_of = _NETWORK_JUDGES[network.kind]
-        program = _compiled(self.partitioner, ask_of(network))
+        judge, question = _judge_of(network.rater())
+        program = _compiled(self.partitioner, question)
 
         def ask(*tokens: np.ndarray) -> jax.Array:
             batch = dict(zip(("text", "first", "second"), tokens, strict=False))
@@ -302,16 +305,18 @@ def _said(progress: Progress) -> Iterator[None]:
         progress.message(f"left out: {error}")
 
 
-# Kind of a network -> the judge that it is, and what that one asks it.
-_NETWORK_JUDGES: dict[str, tuple[type[NetworkJudge], Callable[[Network], Callable]]] = {
-    "preference": (
-        PreferenceModelJudge,
-        lambda network: functools.partial(
-            network.preference_model().probability, both_orders=False
-        ),
-    ),
-    "reward": (RewardModelJudge, lambda network: network.reward_model().reward),
-}
+def _judge_of(rater: Rater) -> tuple[Callable[..., NetworkJudge], Callable]:
+    """The judge that a rater is, and what that one asks it, parameters first."""
+    if isinstance(rater, PreferenceEmbedding):
+
+        def embed(params: PyTree, text: jax.Array, response: jax.Array) -> jax.Array:
+            return rater.embed(params, text, response[:, None])[:, 0]
+
+        return functools.partial(EmbeddingJudge, logit=rater.compare), embed
+    if isinstance(rater, RewardModel):
+        return RewardModelJudge, rater.reward
+    judge = AntisymmetricModelJudge if rater.antisymmetric else PreferenceModelJudge
+    return judge, functools.partial(rater.probability, both_orders=False)
 
 
 def _compiled(partitioner: Partitioner, function: Callable) -> Callable:

@@ -16,16 +16,15 @@ from nlhf_jax.errors import UserError
 from nlhf_jax.guards import Guards
 from nlhf_jax.jobs import builders, run_record
 from nlhf_jax.learners.learner import Learner
+from nlhf_jax.raters import KINDS
 from nlhf_jax.sharding import Partitioner
 from nlhf_jax.train import training_loop
 
 # The seqio task that each kind of learner trains on.
 _TASKS = {
     "supervised": "sft",
-    "preference": "comparisons",
-    "reward": "comparisons",
     "policy": "prompts",
-}
+} | dict.fromkeys(KINDS, "comparisons")
 
 
 class _Batches:
@@ -184,15 +183,17 @@ def _describe(
 ) -> dict[str, Any]:
     """What the checkpoints say about themselves."""
     rater = getattr(learner, "rater", None)
-    described = rater.description() if rater is not None else {}
+    described = dict(rater.description()) if rater is not None else {}
+    template, labels = described.pop("template", None), described.pop("labels", None)
     trained_against = getattr(learner, "trained_against", None)
     return describe(
         kind=learner.kind,
         model=learner.model.description(),
         feature_lengths=feature_lengths,
         vocabulary_bytes=data.vocabulary.model_bytes,
-        rater_template=described.get("template"),
-        rater_labels=described.get("labels"),
+        rater_template=template,
+        rater_labels=labels,
+        rater_settings=described or None,
         prompt_form=data.prompt_form.form,
         trained_against=trained_against and trained_against(),
     )

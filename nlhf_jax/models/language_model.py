@@ -109,6 +109,14 @@ class LanguageModel(Protocol):
         """
         return self
 
+    def fresh_last_logits(self, params: PyTree, rng: jax.Array, count: int) -> PyTree:
+        """Parameters of a network whose last `count` logits are to mean something else from now on.
+
+        The first of those is 0 at every token, the others are small and random. Here: as they are,
+        of a family that has no such weights of its own.
+        """
+        return params
+
     def decoding_params(self, params: PyTree) -> PyTree:
         """Parameters in the form that `start_decoding` and `decode_step` take, made once a loop.
 

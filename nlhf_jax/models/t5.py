@@ -243,6 +243,21 @@ class T5:
 
         return jax.tree_util.tree_map_with_path(cast, params)
 
+    def fresh_last_logits(self, params: PyTree, rng: jax.Array, count: int) -> PyTree:
+        """Of tied embeddings, whose rows are tokens' as well, the last ones lose their meaning."""
+        shape = (self.config.emb_dim, count)
+        drawn = 0.3 * self.config.emb_dim**-0.5 * jax.random.normal(rng, shape)
+        drawn = drawn.at[:, 0].set(0.0)
+
+        def anew(path, x):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            if name == "decoder/logits_dense/kernel":
+                return x.at[:, -count:].set(drawn)
+            tied = self.config.logits_via_embedding and name == "token_embedder/embedding"
+            return x.at[-count:].set(drawn.T) if tied else x
+
+        return jax.tree_util.tree_map_with_path(anew, params)
+
     def decoding_params(self, params: PyTree) -> PyTree:
         # Cast once, not at every token; and gathered in that dtype. Nothing here reads an encoder.
         params = self.frozen_params(unstack_layers(params), self.config.dtype)

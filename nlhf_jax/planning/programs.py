@@ -99,7 +99,7 @@ def _network(
         "kind": kind,
         "feature_lengths": {},
         "rater_template": templates.get(kind),
-        "rater_labels": _LABELS,
+        "rater_labels": _LABELS if kind == "preference" else None,
     }
     read = functools.partial(abstract_params, model, partitioner)
     return Network(model, read, dtype, description, b"", None)  # type: ignore[arg-type]
@@ -124,10 +124,8 @@ def _batch(
     rater = {"text": "text", "chosen": "summary", "rejected": "summary"}
     features = {
         "supervised": {"inputs": "inputs", "targets": "targets"},
-        "preference": rater,
-        "reward": rater,
         "policy": {"inputs": "inputs"},
-    }[learner.kind]
+    }.get(learner.kind, rater)
     wanted: dict[str, tuple] = {
         key: ((run.batch_size, lengths[name]), np.int32) for key, name in features.items()
     }

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nlhf_jax import configuration, jobs
+from nlhf_jax import configuration, jobs, objectives
 from nlhf_jax.checkpoints import open_checkpoint
 from nlhf_jax.configuration import effective
 from nlhf_jax.data.templates import (
@@ -20,6 +20,7 @@ from nlhf_jax.data.templates import (
 from nlhf_jax.data.vocabularies import Vocabulary, tldr_mini_vocabulary
 from nlhf_jax.errors import UserError
 from nlhf_jax.jobs import builders
+from nlhf_jax.jobs.setup import describe_base, of_base
 from nlhf_jax.models import registry
 from nlhf_jax.models.language_model import LanguageModel
 from nlhf_jax.models.t5 import T5
@@ -187,7 +188,7 @@ def _other(kind, common, lengths, settings, named) -> Run:
     arguments = configuration.arguments(getattr(builders, kind), ["setup"])
     model = _t5(registry.model_of(arguments["model"]))
     if (base := arguments.get("base_checkpoint")) is not None:
-        model = _t5(builders.of_base(builders.describe_base(base), arguments["model"]))
+        model = _t5(of_base(describe_base(base), arguments["model"]))
     if kind == "supervised":
         inputs, targets = (feature_length(lengths, n, "SFT") for n in ("inputs", "targets"))
         return Run(kind, model, lengths=(inputs, targets), rows=1, **common)
@@ -217,7 +218,7 @@ def _policy(kind, common, lengths, settings, named) -> Run:
     if arguments.get("scorer") is not None:
         about_template += ("SCORER is taken to ask the rater as the built-in scorer does",)
     rater = models.get("rater")
-    objective: Objective = arguments.get("objective") or builders.objectives.ipo(1.0)
+    objective: Objective = arguments.get("objective") or objectives.ipo(1.0)
     players = objective.players(opponent and opponent.weights, _scorer(models, pairwise))
     asked = 2 if pairwise and arguments["both_orders"] else 1
     return Run(

@@ -9,7 +9,7 @@ from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation import intervals
 from nlhf_jax.evaluation.judges import PopulationJudge
 from nlhf_jax.evaluation.votes import rater_accuracy
-from nlhf_jax.learners.preference import vote_accuracy
+from nlhf_jax.learners.votes import vote_accuracy
 from tests.evaluation.games import referee
 
 

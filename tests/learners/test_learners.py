@@ -11,8 +11,8 @@ from scipy import special
 from nlhf_jax.errors import UserError
 from nlhf_jax.learners import policy as policy_module
 from nlhf_jax.learners.policy import PolicyLearner
-from nlhf_jax.learners.preference import vote_accuracy
 from nlhf_jax.learners.state import Purpose, key_for
+from nlhf_jax.learners.votes import vote_accuracy
 from nlhf_jax.objectives import ipo, policy_gradient
 from nlhf_jax.opponents import Opponent, moving_average, self_play
 from nlhf_jax.raters import PreferenceScorer, RewardScorer

@@ -18,7 +18,9 @@ STEP = {
     "learners/policy.py",
     "losses.py",
     "objectives.py",
-    "raters.py",
+    "raters/packing.py",
+    "raters/pair.py",
+    "raters/scorers.py",
     "rollout.py",
 }
 
@@ -57,7 +59,7 @@ def lines_of(path: Path, first_lines: set[int]) -> int:
     return len(lines)
 
 
-def test_a_step_is_at_most_350_lines_in_six_files():
+def test_a_step_is_at_most_350_lines_in_eight_files():
     found = traced_functions()
     step = {name for name in found if not name.startswith(GROUND)}
     assert step == STEP

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nlhf_jax.errors import UserError
-from nlhf_jax.jobs import builders
+from nlhf_jax.jobs import setup
 from nlhf_jax.learners.learner import accumulate_gradients
 from nlhf_jax.models.language_model import LanguageModel
 from nlhf_jax.models.t5_layers import Dropout
@@ -141,6 +141,6 @@ def test_parts_of_a_batch_draw_for_themselves():
 
 def test_a_family_without_it_refuses_it():
     with pytest.raises(UserError, match=r"DROPOUT is 1.5 but must be"):
-        builders._as_trained(network(0.0), None, 1.5)
-    model = builders._as_trained(network(0.0), True, 0.1)
+        setup.as_trained(network(0.0), None, 1.5)
+    model = setup.as_trained(network(0.0), True, 0.1)
     assert (model.config.remat, model.config.dropout_rate) == (True, 0.1)

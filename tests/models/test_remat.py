@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nlhf_jax.errors import UserError
-from nlhf_jax.jobs import builders
+from nlhf_jax.jobs import setup
 from nlhf_jax.models import registry
 from nlhf_jax.models.language_model import LanguageModel
 from nlhf_jax.rollout import sample_responses
@@ -124,4 +124,4 @@ def test_a_family_that_cannot_is_refused():
             return {"family": "t5", "vocab": 3}
 
     with pytest.raises(UserError, match="REMAT is True but the model's description does not fit"):
-        builders._as_trained(Other(), True)
+        setup.as_trained(Other(), True)

@@ -80,10 +80,10 @@ def test_a_checkpoint_of_t5x_is_what_the_run_needs_with_the_datas_template(kind,
     assert network.kind == kind and network.feature_lengths == LENGTHS
     assert network.model.vocab_size == 384  # more rows than the vocabulary has pieces: padding
     if kind == "preference":
-        rater = network.preference_model().description()
+        rater = network.rater().description()
         assert rater == {"template": list(template), "labels": list(labels)}
     elif kind == "reward":
-        assert network.reward_model().description() == {"template": list(template)}
+        assert network.rater().description() == {"template": list(template)}
 
 
 def test_ours_is_what_it_says_of_itself(tmp_path):
@@ -98,7 +98,7 @@ def test_ours_is_what_it_says_of_itself(tmp_path):
         str(tmp_path), tiny.one_device(), tiny_checkpoints.data(), kind="preference"
     )
     assert found.kind == "reward"
-    assert found.reward_model().template == described["rater_template"]
+    assert found.rater().template == described["rater_template"]
 
 
 @pytest.mark.parametrize("to", ["t5x", "huggingface"])

@@ -1,4 +1,4 @@
-"""The preference model: which of two responses a random rater prefers."""
+"""The learner of votes: any rater, from which of two responses people preferred."""
 
 import dataclasses
 from typing import Any
@@ -10,22 +10,21 @@ from nlhf_jax import losses
 from nlhf_jax.learners.learner import Batch, Learner, Metrics, Rows, row_weights
 from nlhf_jax.learners.state import TrainState
 from nlhf_jax.models.language_model import PyTree
-from nlhf_jax.raters import PreferenceModel
+from nlhf_jax.raters import Rater
 
 
-class PreferenceLearner(Learner):
+class VoteLearner(Learner):
     """Cross-entropy of votes, each comparison seen in both orders (Munos et al. 2024, sec. 3.3).
 
     Batches: `text` int32 `[B, S]`, `chosen` and `rejected` int32 `[B, T]`, `vote_share` float32
     `[B]`, how many of the raters chose `chosen`, in (0.5, 1].
     """
 
-    kind = "preference"
-
-    def __init__(self, *, rater: PreferenceModel, **learner: Any):
-        """`rater` names the network, its template and its answers; the rest is `Learner`'s."""
+    def __init__(self, *, rater: Rater, **learner: Any):
+        """`rater` is any kind of `nlhf_jax.raters`; the rest is `Learner`'s."""
         super().__init__(model=rater.model, **learner)
         self.rater = rater
+        self.kind = rater.kind
 
     def rows(self, state: TrainState, frozen: PyTree, batch: Batch) -> tuple[Rows, Metrics]:
         names = ("text", "chosen", "rejected", "vote_share")
@@ -44,12 +43,16 @@ class PreferenceLearner(Learner):
         metrics = {
             "loss": loss,
             "accuracy": jnp.sum(weights * vote_accuracy(first + second - 1.0, vote_share)),
+            # Of the rater's preferences, squared: 0 where it has none, 1 where it has no doubt.
+            "saturation": jnp.sum(weights * jnp.square(first + second - 1.0)),
+        }
+        if rater.antisymmetric:
+            return loss, metrics | {"margin": jnp.sum(weights * forward)}
+        return loss, metrics | {
             # How much more often the rater prefers what it reads first: 0 without bias.
             "order_bias": jnp.sum(weights * (first - second)),
-            "saturation": jnp.sum(weights * jnp.square(first + second - 1.0)),
             "inconsistency": jnp.sum(weights * jnp.abs(first - second)),
         }
-        return loss, metrics
 
 
 def vote_accuracy(margin: jax.Array, vote_share: jax.Array) -> jax.Array:
