@@ -23,6 +23,7 @@ from nlhf_jax.configuration.checks import missing_arguments
 from nlhf_jax.data.vocabularies import TLDR_MINI_MODEL
 from nlhf_jax.errors import UserError
 from nlhf_jax.jobs import builders, chain
+from nlhf_jax.jobs import setup as starting
 from nlhf_jax.jobs.findings import games
 from nlhf_jax.models.t5 import T5
 from nlhf_jax.models.t5_layers import T5Config
