@@ -117,6 +117,7 @@ def policy_learner(
     length: int = 3,
     scale: float = 1.0,
     rater_network: T5 | None = None,
+    rater_kind: str = "preference",
     start_at_reference: bool = False,
     **learner,
 ) -> PolicyLearner:
@@ -132,8 +133,7 @@ def policy_learner(
     if kind == "rlhf":
         scorer = RewardScorer(RewardModel(rater_network, REWARD_TEMPLATE))
     else:
-        rater = PreferenceModel(rater_network, PREFERENCE_TEMPLATE, LABELS)
-        scorer = PreferenceScorer(rater, both_orders=False)
+        scorer = PreferenceScorer(rater(rater_kind, rater_network), both_orders=False)
     return PolicyLearner(
         model=network,
         opponent=opponent,

@@ -28,8 +28,8 @@ NETWORK = tiny.model(VOCABULARY)
 
 
 @functools.cache
-def _learner(kind, kl):
-    return tiny.policy_learner(NETWORK, kind, kl=kl, tau=TAU, scale=2.0)
+def _learner(kind, kl, rater="preference"):
+    return tiny.policy_learner(NETWORK, kind, kl=kl, tau=TAU, scale=2.0, rater_kind=rater)
 
 
 def _state(learner):
@@ -58,15 +58,15 @@ def _jitted_log_probs(player, sets):
 
 
 @functools.cache
-def _exact_gradient(opponent):
+def _exact_gradient(opponent, rater="preference"):
     """Of E[P(y > y')] (or E[r(y)]) - tau KL(policy, reference), with the opponent frozen."""
-    learner = _learner(opponent, "exact")
+    learner = _learner(opponent, "exact", rater)
     state, sets = _param_sets(learner)
     if opponent == "rlhf":
         scores = _all_rewards(learner._frozen["scorer"])
     else:
         frozen = jnp.exp(_log_probs(tiny.OPPONENTS[opponent].weights, sets))
-        scores = _all_preferences(learner._frozen["scorer"]) @ frozen
+        scores = _all_preferences(learner._frozen["scorer"], rater) @ frozen
     return _gradient_of_objective(state.params, sets["reference"], scores)
 
 
@@ -110,10 +110,10 @@ def _all_rewards(params):
     return rater.reward(params, jnp.tile(INPUTS, (COUNT, 1)), RESPONSES)
 
 
-@jax.jit
-def _all_preferences(params):
+@functools.partial(jax.jit, static_argnums=1)
+def _all_preferences(params, kind="preference"):
     """P(y > y') for all responses: `[N, N]`."""
-    rater = _learner("self_play", "exact")._scorer.rater
+    rater = _learner("self_play", "exact", kind)._scorer.rater
     first, second = np.repeat(RESPONSES, COUNT, axis=0), np.tile(RESPONSES, (COUNT, 1))
     text = jnp.tile(INPUTS, (COUNT * COUNT, 1))
     return rater.probability(params, text, first, second, both_orders=False).reshape(COUNT, COUNT)
@@ -124,7 +124,7 @@ def _unmodified_gradients(opponent):
     return _average_gradients(opponent)
 
 
-def _average_gradients(opponent):
+def _average_gradients(opponent, rater="preference"):
     """Minus the gradients of the learners' losses, averaged over all (y, y'), by form of the KL.
 
     For a sampler it is the one gradient of IPO, which has no such forms.
@@ -133,7 +133,7 @@ def _average_gradients(opponent):
     a response of the policy each, so that each has the other as its baseline.
     """
     forms = (None,) if opponent in tiny.SAMPLERS else FORMS
-    learners = [_learner(opponent, kl) for kl in forms]
+    learners = [_learner(opponent, kl, rater) for kl in forms]
     rows_in_batch = 2 if opponent == "rlhf" else 1
     batch = {"inputs": jnp.tile(INPUTS, (rows_in_batch, 1))}
 
@@ -180,6 +180,14 @@ def _flat(tree):
 def test_average_gradient_is_the_gradient_of_the_exact_objective(opponent):
     for kl, gradient in _average_gradients(opponent).items():
         assert _relative_error(gradient, _exact_gradient(opponent)) < 1e-4, kl
+
+
+@pytest.mark.parametrize("rater", ["embedding", "antisymmetric"])
+def test_it_is_so_for_every_kind_of_rater(rater):
+    exact = _exact_gradient("nash_md", rater)
+    for kl, gradient in _average_gradients("nash_md", rater).items():
+        assert _relative_error(gradient, exact) < 1e-4, kl
+    assert _relative_error(exact, _exact_gradient("nash_md")) > 1e-2
 
 
 def test_without_the_reward_to_go_both_gradients_are_wrong(monkeypatch):
