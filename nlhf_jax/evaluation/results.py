@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import os
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from etils import epath
@@ -12,7 +13,7 @@ from nlhf_jax.errors import UserError, first_line
 from nlhf_jax.evaluation.conforming import check_conforms
 from nlhf_jax.evaluation.intervals import Estimate, p_values_of_intervals
 from nlhf_jax.evaluation.statistics import Standing, WinRates
-from nlhf_jax.evaluation.votes import RaterAccuracy
+from nlhf_jax.evaluation.votes import RaterAccuracy, Reliability
 from nlhf_jax.files import write_whole
 
 REFERENCE = "reference"  # the player whose response is one of the prompt's own references
@@ -103,6 +104,7 @@ class TournamentResult:
     them. `seed` is that of the bootstrap, the samples and the prompts, which are `prompts` of the
     `prompts_in_split`; `temperature` is that of the samples; `judge_certainty`, in [1/2, 1], is the
     mean probability with which the judge prefers one of two different responses, None of votes.
+    `judging` names the one of `raters` that is the judge, None where the judge was not measured.
     `trained_against_judge` names the policies whose rater in training was this judge, and
     `training_unknown` those whose checkpoints do not say which rater they had. What a file does not
     have, because it is older or the players did not come from checkpoints, is None or empty.
@@ -123,6 +125,24 @@ class TournamentResult:
     judge_certainty: float | None = None
     trained_against_judge: tuple[str, ...] = ()
     training_unknown: tuple[str, ...] = ()
+    judging: str | None = None
+
+    def with_raters(
+        self, raters: tuple[RaterAccuracy, ...], judging: str | None
+    ) -> "TournamentResult":
+        """The result beside what was measured of raters; what is decided rests on the judge's."""
+        found = dataclasses.replace(self, raters=raters, judging=judging)
+        if found.judge_accuracy is None:
+            return found
+        error = abs(found.judge_accuracy.overconfidence or 0.0)
+        error = error if found.judge_accuracy.can_tell else 0.5
+        rates = dataclasses.replace(self.win_rates, judge_error=error)
+        return dataclasses.replace(found, win_rates=rates)
+
+    @property
+    def judge_accuracy(self) -> RaterAccuracy | None:
+        """How well the judge predicts votes; None where it was not measured."""
+        return next((rater for rater in self.raters if rater.name == self.judging), None)
 
     @property
     def policies(self) -> tuple[str, ...]:
@@ -156,7 +176,11 @@ class TournamentResult:
             votes=tree["votes"],
             prompts=tree["prompts"],
             win_rates=WinRates(
-                names=tuple(rates["names"]), n=rates["n"], interval=rates["interval"], **matrices
+                names=tuple(rates["names"]),
+                n=rates["n"],
+                interval=rates["interval"],
+                judge_error=rates.get("judge_error", 0.0),
+                **matrices,
             ),
             players=tuple(
                 PlayerSummary(
@@ -178,10 +202,8 @@ class TournamentResult:
                 Sample(**sample | {"references": tuple(sample["references"])})
                 for sample in tree["samples"]
             ),
-            raters=tuple(
-                RaterAccuracy(**rater | {"accuracy": Estimate(**rater["accuracy"])})
-                for rater in tree.get("raters", ())
-            ),
+            raters=_read_raters(tree.get("raters", ())),
+            judging=tree.get("judging"),
             meta_game=_read_meta_game(tree.get("meta_game")),
             seed=tree.get("seed"),
             prompts_in_split=tree.get("prompts_in_split"),
@@ -281,6 +303,15 @@ def check_result(result: TournamentResult) -> None:
     for sample in result.samples:
         if sample.scores is not None and sample.scores.keys() != sample.responses.keys():
             raise ValueError("a sample has scores of others than who wrote its responses")
+
+
+def _read_raters(rows: Sequence[Mapping]) -> tuple[RaterAccuracy, ...]:
+    read = []
+    for row in rows:
+        points = tuple(Reliability(**point) for point in row.get("reliability", ()))
+        accuracy = Estimate(**row["accuracy"])
+        read.append(RaterAccuracy(**{**row, "accuracy": accuracy, "reliability": points}))
+    return tuple(read)
 
 
 def _read_meta_game(standings: list[dict] | None) -> tuple[Standing, ...] | None:

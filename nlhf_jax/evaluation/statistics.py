@@ -25,6 +25,9 @@ class WinRates:
       n: number of comparisons behind every cell off the diagonal.
       interval: "Clopper-Pearson" (votes counted) or "bootstrap" (probabilities averaged).
       p: `[K, K]` p-values, each cell by itself, of its rate being 1/2; 1 on the diagonal.
+      judge_error: by how much the judge's preferences are off, in probability: rates that are no
+        further from 1/2 are not decided, however many prompts there are. 0 of an exact judge; 1/2
+        of one that cannot tell, under which nothing is.
     """
 
     names: tuple[str, ...]
@@ -34,6 +37,7 @@ class WinRates:
     n: int
     interval: str
     p: np.ndarray
+    judge_error: float = 0.0
 
     def between(self, row: str, column: str) -> Estimate:
         """P(row beats column)."""
@@ -44,10 +48,13 @@ class WinRates:
         """Whether it is beyond doubt which of the two is preferred.
 
         It is where the interval of the cell leaves out 1/2 and where all such cells hold together:
-        among equal players a table has any in at most 5 of 100 cases (Holm).
+        among equal players a table has any in at most 5 of 100 cases (Holm). Nor may the judge be
+        off by as much as the rate is away from 1/2.
         """
         i, j = self.names.index(row), self.names.index(column)
         if i == j or self.low[i, j] <= 0.5 <= self.high[i, j]:
+            return False
+        if abs(self.rate[i, j] - 0.5) <= self.judge_error:
             return False
         above = np.triu_indices(len(self.names), k=1)
         held = np.zeros_like(self.p, bool)

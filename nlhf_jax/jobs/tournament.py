@@ -17,6 +17,7 @@ from nlhf_jax.data.batches import Examples
 from nlhf_jax.data.datasets import Dataset
 from nlhf_jax.data.templates import feature_length
 from nlhf_jax.errors import UserError
+from nlhf_jax.evaluation.calibration import CalibratedJudge, fit_temperature
 from nlhf_jax.evaluation.counting import CountingJudge
 from nlhf_jax.evaluation.judges import (
     AntisymmetricModelJudge,
@@ -55,6 +56,7 @@ def evaluate(
     compute_dtype: str | None = None,
     judge: Judge | None = None,
     counts: bool | None = None,
+    calibrate: bool | None = None,
 ) -> None:
     """A tournament of policies on the same prompts; writes `workdir/tournament.json`.
 
@@ -82,6 +84,8 @@ def evaluate(
       judge: in place of `rater_checkpoint`, any `nlhf_jax.evaluation.judges.Judge`.
       counts: measure beside `raters` what counting words comes to (`evaluation.counting`), fitted
         to the votes of the split "train"; left out, and said so, without scikit-learn.
+      calibrate: divide the log-odds of raters, of the judge too if it is a checkpoint, by the
+        temperature that fits the votes of the split "validation" best (`evaluation.calibration`).
 
     Raises:
       UserError: a checkpoint or data that cannot be used, or no judge.
@@ -91,7 +95,9 @@ def evaluate(
     raters = {name: opened.path(source) for name, source in (raters or {}).items()}
     reference = opened.path(reference)
     rater_checkpoint = rater_checkpoint and opened.path(rater_checkpoint)
-    hall = _Hall(data, partitioner, feature_lengths, batch_size, seed, compute_dtype)
+    hall = _Hall(
+        data, partitioner, feature_lengths, batch_size, seed, compute_dtype, bool(calibrate)
+    )
     judge, asked = hall.choose(judge, rater_checkpoint)
     progress = Progress(epath.Path(workdir).name, len(players))
     # Before the responses are sampled: a rater that is none is found out at once.
@@ -115,8 +121,7 @@ def evaluate(
         seed=seed,
     )
     result = dataclasses.replace(
-        result,
-        raters=measured,
+        result.with_raters(*measured),
         prompts_in_split=in_split,
         temperature=temperature,
         trained_against_judge=tuple(name for name in trained if trained[name]),
@@ -139,6 +144,7 @@ class _Hall:
     batch_size: int
     seed: int
     compute_dtype: str | None
+    calibrate: bool
 
     def load(self, path: str, kind: str = "policy") -> Network:
         return load_network(
@@ -160,7 +166,7 @@ class _Hall:
             rater = self.load(rater_checkpoint, kind="preference")
             source = f"RATER_CHECKPOINT {rater_checkpoint}"
             warn_of_short_texts(rater, source, self.feature_lengths)
-            return self.network_judge(rater, source), rater
+            return self.rater_judge(rater, source), rater
         if self.data.judge is None:
             raise UserError(
                 f"the data '{self.data.name}' has no judge of its own; give RATER_CHECKPOINT, a "
@@ -178,6 +184,14 @@ class _Hall:
                 f"{cut} of {len(examples)} prompts ({cut / len(examples):.1%}) are longer than "
                 f"TASK_FEATURE_LENGTHS['inputs'], {self.feature_lengths['inputs']}, and cut"
             )
+
+    def rater_judge(self, network: Network, source: str) -> Judge:
+        """`network_judge`, calibrated by the votes of "validation" if that was asked for."""
+        judge = self.network_judge(network, source)
+        if not self.calibrate:
+            return judge
+        votes = self._votes("validation", network.feature_lengths)
+        return CalibratedJudge(judge, fit_temperature(judge, *votes))
 
     def network_judge(self, network: Network, source: str) -> NetworkJudge:
         """The judge that a network of one of `raters.KINDS` is."""
@@ -216,19 +230,19 @@ class _Hall:
         judging: str | None,
         split: str,
         counts: bool,
-    ) -> tuple[RaterAccuracy, ...]:
+    ) -> tuple[tuple[RaterAccuracy, ...], str | None]:
         """Accuracies on all votes of `split`: the population's if it is known, then the raters'.
 
-        That of the checkpoint which judges is among them, and that of counting is the last. Nothing
-        is measured without raters.
+        That of the checkpoint which judges is among them, and its name is returned beside them;
+        that of counting is the last. Nothing is measured without raters.
         """
         progress.status("measures the raters on votes")
-        found: list[RaterAccuracy] = []
         if raters and judging is not None and judging not in raters.values():
             raters = {**raters, "judge": judging}
+        found: list[RaterAccuracy] = []
         for name, path in raters.items():
             network = self.load(path, kind="preference")
-            judge = self.network_judge(network, f"RATERS has '{name}': {path}, which")
+            judge = self.rater_judge(network, f"RATERS has '{name}': {path}, which")
             votes = (*self._votes(split, network.feature_lengths), self.seed)
             own = self.data.judge
             if own is not None and not found:  # the texts are the same for every rater
@@ -240,7 +254,8 @@ class _Hall:
                 found.append(rater_accuracy(counting.name, counting, *votes))
         for rater in found:
             progress.message(f"{rater.name} agrees with {rater.accuracy.value:.1%} of the votes")
-        return tuple(found)
+        judge_name = next((name for name, path in raters.items() if path == judging), None)
+        return tuple(found), judge_name
 
     def _votes(
         self, split: str, lengths: Mapping[str, int]

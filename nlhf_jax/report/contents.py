@@ -291,6 +291,10 @@ def _figures(
     for one in played:
         result = one.result
         figures[one.figure("win_rates")] = plots.png(plots.heat_map(result.win_rates, run))
+        measured_raters = [rater for rater in result.raters if rater.reliability]
+        if measured_raters:
+            figure = plots.reliability(measured_raters, run)
+            figures[one.figure("reliability")] = plots.png(figure)
         measured = [
             player
             for player in result.players

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nlhf_jax.evaluation.intervals import Estimate
 from nlhf_jax.evaluation.statistics import WinRates
+from nlhf_jax.evaluation.votes import RaterAccuracy
 
 # Okabe and Ito's palette without its yellow, which is too light for a line on white; told apart
 # with any common colour vision. Markers differ too, so that nothing hangs on colour alone.
@@ -269,6 +270,28 @@ _UNITS = (
     ("share", "share"),
     ("loss", "loss"),
 )
+
+
+def reliability(raters: Sequence[RaterAccuracy], run: str) -> Figure:
+    """How often votes agree with what raters prefer, against how sure they are of it."""
+    with new_figure(6.2, 4.0) as figure:
+        axes = figure.subplots()
+        axes.plot([0.5, 1], [0.5, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+        for index, rater in enumerate(raters):
+            sure, right, counts = np.array(
+                [(one.certainty, one.accuracy, one.comparisons) for one in rater.reliability]
+            ).T
+            axes.errorbar(
+                sure, right, yerr=1.96 * np.sqrt(right * (1 - right) / counts),
+                color=COLORS[index % len(COLORS)], marker=MARKERS[index % len(MARKERS)],
+                markersize=5, elinewidth=0.8, linewidth=1.2, label=rater.name,
+            )  # fmt: skip
+        axes.set_xlabel("mean probability of what the rater prefers")
+        axes.set_ylabel("share of votes that agree")
+        axes.set_title("How far raters may be believed", fontsize=10.5)
+        figure.legend(loc="outside right center")
+        sign(figure, run, "dashed: as sure as right")
+    return figure
 
 
 def win_rate_against_kl(

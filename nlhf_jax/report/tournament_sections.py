@@ -29,11 +29,12 @@ from nlhf_jax.report.parts import (
 def outcome(one: Tournament, figures: Mapping[str, bytes]) -> list[Section]:
     """Who won, and by what measures."""
     result, picture = one.result, one.figure("win_rate_against_kl")
+    reliability = one.figure("reliability")
     found = (
         _who_beats_whom(result),
         _policies(result, picture if picture in figures else None),
         _meta_game(result),
-        _raters(result),
+        _raters(result, reliability if reliability in figures else None),
     )
     return _named(one, found)
 
@@ -60,11 +61,17 @@ def _who_beats_whom(result: TournamentResult) -> Section:
             Text(
                 "Read along a row: a cell says how often the row is preferred to the column, with"
                 f" its 95 % interval ({rates.interval}); bold where it is beyond doubt which of the"
-                f" two is preferred, of all {pairs} pairs together (Holm)."
+                f" two is preferred, of all {pairs} pairs together (Holm){_off(rates.judge_error)}."
             ),
             Matrix(rates),
         ],
     )
+
+
+def _off(error: float) -> str:
+    if error >= 0.5:
+        return ", which under this judge is nowhere"
+    return f" and of more than {error:.3f}, what the judge is off by" if error else ""
 
 
 def _policies(result: TournamentResult, picture: str | None) -> Section:
@@ -157,17 +164,47 @@ def _meta_game(result: TournamentResult) -> Section | None:
     return Section("The game between the policies", [first, table, *others])
 
 
-def _raters(result: TournamentResult) -> Section | None:
+_ABOUT_CERTAINTY = (
+    ("Log-loss (nats)", "log_loss", ".3f"),
+    ("Sure with", "certainty", ".3f"),
+    ("Temperature", "temperature", ".2f"),
+)
+
+
+def _raters(result: TournamentResult, picture: str | None) -> Section | None:
     if not result.raters:
         return None
     header = ["Rater", "Accuracy"]
-    rows = [[Cell(rater.name), estimate_cell(rater.accuracy)] for rater in result.raters]
+    rows = [
+        [
+            Cell(rater.name + (" (the judge)" if rater.name == result.judging else "")),
+            estimate_cell(rater.accuracy),
+        ]
+        for rater in result.raters
+    ]
+    # What files of earlier releases do not have, and what was not asked for, has no column.
+    for name, field, form in _ABOUT_CERTAINTY:
+        values = [getattr(rater, field) for rater in result.raters]
+        if any(value is not None for value in values):
+            header.append(name)
+            rows = [
+                [*row, Cell(number(value, form))] for row, value in zip(rows, values, strict=True)
+            ]
     shares = _shares_of_population(result)
     if shares:
         header.append("Share of the population's")
         rows = [[*row, Cell(f"{share:.3f}")] for row, share in zip(rows, shares, strict=True)]
-    title = "How raters predict votes"
-    return Section(title, [Text(_about_raters(result)), Table(header, rows)])
+    parts: list[Part] = [Text(_about_raters(result)), Table(header, rows)]
+    if picture is not None:
+        says = "Share of votes that agree with a rater, among comparisons it is equally sure of."
+        about = Text(
+            "A coin's log-loss is 0.693. A rater is sure with the mean probability of what it"
+            " prefers; where that is its accuracy, it is calibrated. Temperature is what its"
+            " log-odds were divided by for that, fitted to other votes.",
+            quiet=True,
+        )
+        parts += [about, Picture(picture, says, width=44)]
+    return Section("How raters predict votes", parts)
 
 
 def _samples(result: TournamentResult) -> Section | None:

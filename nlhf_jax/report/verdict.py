@@ -45,12 +45,31 @@ def verdict(result: TournamentResult) -> list[str]:
         sentences.append(
             f"Preferred to the human references beyond doubt: {', '.join(above) or 'none'}."
         )
-    return [" ".join([*sentences[:1], *_about_judge(result)]), *sentences[1:]]
+    about = _about_judge(result)
+    if result.judge_accuracy is not None and not result.judge_accuracy.can_tell:
+        return [*about, *sentences]  # Before anything that it says.
+    return [" ".join([*sentences[:1], *about]), *sentences[1:]]
 
 
 def _about_judge(result: TournamentResult) -> list[str]:
     """What the judge cannot say."""
-    found = []
+    found, measured = [], result.judge_accuracy
+    tells = measured is None or measured.can_tell
+    if measured is not None and not tells:
+        accuracy = measured.accuracy
+        found.append(
+            "The judge cannot tell which of two responses people prefer: it agrees with"
+            f" {accuracy.value:.1%} of the votes on {measured.comparisons:,} comparisons"
+            f" ({accuracy.low:.1%} to {accuracy.high:.1%}), a coin with half of them. So nothing"
+            " here says which policy people would prefer."
+        )
+    error = result.win_rates.judge_error
+    if measured is not None and tells and measured.certainty is not None and error >= 0.005:
+        found.append(
+            f"On votes the judge is sure of its preference with {measured.certainty:.3f} on average"
+            f" and right in {measured.accuracy.value:.3f}: what is within {error:.3f} of one half"
+            " is too close to call."
+        )
     trained = result.trained_against_judge
     if trained:
         one = len(trained) == 1
@@ -60,7 +79,7 @@ def _about_judge(result: TournamentResult) -> list[str]:
             " how good the responses are."
         )
     sure = result.judge_certainty
-    if sure is not None and sure < UNSURE_BELOW:
+    if tells and sure is not None and sure < UNSURE_BELOW:
         found.append(
             "The judge hardly tells responses apart: of two different ones it prefers one with a"
             f" probability of {sure:.3f} on average."

@@ -12,8 +12,10 @@ import pytest
 from nlhf_jax.data.tldr_mini import text as tldr_mini_text
 from nlhf_jax.data.vocabularies import TLDR_MINI_MODEL
 from nlhf_jax.main import main
+from nlhf_jax.raters import KINDS
 
 TINY = Path(__file__).parent / "tiny.gin"
+SPLITS = ("train", "validation")
 LENGTHS = '{"inputs": 24, "targets": 8}'
 RATER_LENGTHS = '{"text": 24, "summary": 8}'
 
@@ -29,10 +31,10 @@ class Workplace:
 
     def arguments(self, run: str, workdir: str, *overrides: str, steps: int = 6) -> list[str]:
         """`nlhf train` with one of gin_configs/runs, for `steps` steps; overrides as NAME=value."""
-        rater = run in ("preference", "reward")
+        rater = run in KINDS
         macros = [
             f"SFT_FILES={{'train': '{self.path('sft.jsonl')}'}}",
-            f"PREFERENCE_FILES={{'train': '{self.path('votes.jsonl')}'}}",
+            f"PREFERENCE_FILES={ ({split: self.path('votes.jsonl') for split in SPLITS}) }",
             f"VOCABULARY='{TLDR_MINI_MODEL}'",
             f"TASK_FEATURE_LENGTHS={RATER_LENGTHS if rater else LENGTHS}",
             f"TRAIN_STEPS={steps}",

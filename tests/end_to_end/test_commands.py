@@ -58,7 +58,9 @@ def test_policies_play_a_tournament_under_a_preference_model(workplace):
     assert main(_policy(workplace, "nash_md", "preference")) == 0
     assert main(workplace.arguments("reward", "reward")) == 0
     assert main(_policy(workplace, "rlhf", "reward")) == 0
-    assert main(_policy(workplace, "nash_ema", "preference", "AVERAGE_DECAY=0.9")) == 0
+    for kind in ("embedding", "antisymmetric"):
+        assert main(workplace.arguments(kind, kind)) == 0
+    assert main(_policy(workplace, "nash_ema", "embedding", "AVERAGE_DECAY=0.9")) == 0
     players = {
         "SFT": workplace.path("sft"),
         "SFT again": workplace.path("sft"),
@@ -66,7 +68,8 @@ def test_policies_play_a_tournament_under_a_preference_model(workplace):
         "RLHF": workplace.path("rlhf"),
         "EMA*": workplace.path("nash_ema") + "#average",
     }
-    raters = {"P": workplace.path("preference"), "R": workplace.path("reward")}
+    kinds = {"P": "preference", "R": "reward", "E": "embedding", "A": "antisymmetric"}
+    raters = {name: workplace.path(kind) for name, kind in kinds.items()}
     data = [
         argument
         for argument in workplace.arguments("sft", "tournament")
@@ -79,6 +82,7 @@ def test_policies_play_a_tournament_under_a_preference_model(workplace):
         f"RATERS={raters}",
         f"TASK_FEATURE_LENGTHS={LENGTHS}",
         "SPLIT='train'",
+        "CALIBRATE=True",
         "NUM_PROMPTS=10",
         "BATCH_SIZE=8",
     ]
@@ -101,15 +105,18 @@ def test_policies_play_a_tournament_under_a_preference_model(workplace):
     assert any(row["SFT"] != row["SFT again"] for row in texts)
     # The reference of KL is the first player itself, on its own samples.
     assert result["players"][0]["kl"] == 0.0
-    assert result["trained_against_judge"] == ["MD", "EMA*"] and result["training_unknown"] == []
+    assert result["trained_against_judge"] == ["MD"] and result["training_unknown"] == []
     # Single votes: whatever a rater prefers, each agrees with it, does not, or is half right.
-    assert [rater["name"] for rater in result["raters"]] == ["P", "R"]
+    assert [rater["name"] for rater in result["raters"]] == [*raters]
+    assert result["judging"] == "P"
     for rater in result["raters"]:
         accuracy = rater["accuracy"]
         assert rater["comparisons"] == 24
+        assert rater["log_loss"] >= 0 and 0.5 <= rater["certainty"] <= 1
         assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
         assert accuracy["value"] * 48 == pytest.approx(round(accuracy["value"] * 48))
     assert main(["report", f"--workdir={workplace.directory}"]) == 0
     html = (workplace.directory / "report.html").read_text()
-    assert "The judge is the rater that MD and EMA* were trained against" in html
+    assert "The judge is the rater that MD was trained against" in html
     assert "RLHF" in html and "nash_md" in html and "How raters predict votes" in html
+    assert (workplace.directory / "figures" / "reliability.png").exists()

@@ -1,14 +1,16 @@
 """What the report's first lines claim, and what they warn of."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 
+from nlhf_jax.data.tldr_mini import text as tldr_mini_text
 from nlhf_jax.evaluation import intervals, results, tournament
 from nlhf_jax.evaluation.intervals import Estimate
 from nlhf_jax.evaluation.judges import PopulationJudge
 from nlhf_jax.evaluation.tournament import Player
-from nlhf_jax.evaluation.votes import RaterAccuracy
+from nlhf_jax.evaluation.votes import RaterAccuracy, rater_accuracy
 from nlhf_jax.report.verdict import verdict
 from tests.evaluation.games import referee
 
@@ -61,6 +63,68 @@ def test_a_judge_that_players_were_trained_against_is_said_to_be_in_the_verdict_
     assert (
         "the rater that b was trained against: this says how well it pleases" in verdict(alone)[0]
     )
+
+
+def decisive(judge, raters=(), judging=None):
+    """Two policies, one of which a judge prefers with 0.9 on every prompt."""
+    players = {
+        name: Player([f"{text} {n}" for n in range(300)])
+        for name, text in (("A", "alpha"), ("B", "beta"))
+    }
+    references = [[f"zeta {n}"] for n in range(300)]
+    result = tournament.play([str(n) for n in range(300)], players, judge, references)
+    return result.with_raters(tuple(raters), judging)
+
+
+def alphabetic(prompts, first, second):
+    """Sure of itself, and of nothing that people care for."""
+    return np.where([a < b for a, b in zip(first, second, strict=True)], 0.9, 0.1)
+
+
+def test_a_tournament_judged_by_a_coin_says_so_first_and_decides_nothing():
+    votes = list(itertools.islice(tldr_mini_text.votes("test"), 400))
+    coin = PopulationJudge(alphabetic)
+    measured = rater_accuracy(
+        "judge",
+        coin,
+        [vote.post.text for vote in votes],
+        [vote.chosen for vote in votes],
+        [vote.rejected for vote in votes],
+        np.array([vote.weight for vote in votes]),
+        seed=0,
+    )
+    assert 0.4 < measured.accuracy.value < 0.55
+    result = decisive(coin, [measured], "judge")
+    said = verdict(result)
+    share = f"{measured.accuracy.value:.1%}"
+    assert said[0].startswith("The judge cannot tell which of two responses people prefer: it")
+    assert f"agrees with {share} of the votes on 400 comparisons" in said[0]
+    assert "nothing here says which policy people would prefer" in said[0]
+    assert "too close to call" in said[1]
+    assert "Preferred to the human references beyond doubt: none." in said
+    names = result.win_rates.names
+    assert not any(result.win_rates.is_decided(a, b) for a in names for b in names)
+    # Without its accuracy nobody would know.
+    unmeasured = verdict(decisive(coin))
+    assert "Preferred to the human references beyond doubt: A, B." in unmeasured
+    again = results.TournamentResult.from_json(result.to_json())
+    assert verdict(again) == said and again.judge_accuracy == measured
+
+
+def test_what_a_judge_is_off_by_is_too_close_to_call():
+    """Sure with 0.9, right in 0.62: 0.28 off; and a policy that it prefers with 0.75."""
+    judge = PopulationJudge(lambda prompts, *_: np.full(len(prompts), 0.75))
+    measured = RaterAccuracy("judge", Estimate(0.62, 0.58, 0.66), 400, 50, 0.9, 0.9)
+    said = verdict(decisive(judge, [measured], "judge"))
+    assert (
+        "On votes the judge is sure of its preference with 0.900 on average and right in" in said[0]
+    )
+    assert "what is within 0.280 of one half is too close to call" in said[0]
+    assert "Preferred to the human references beyond doubt: none." in said
+    calibrated = dataclasses.replace(measured, certainty=0.63)
+    assert "beyond doubt: A, B." in " ".join(verdict(decisive(judge, [calibrated], "judge")))
+    # Of a rater that is not the judge nothing follows.
+    assert "On votes" not in " ".join(verdict(decisive(judge, [measured])))
 
 
 def test_what_cannot_be_trusted_is_warned_of():
