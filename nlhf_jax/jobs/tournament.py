@@ -95,13 +95,12 @@ def evaluate(
     raters = {name: opened.path(source) for name, source in (raters or {}).items()}
     reference = opened.path(reference)
     rater_checkpoint = rater_checkpoint and opened.path(rater_checkpoint)
-    hall = _Hall(
-        data, partitioner, feature_lengths, batch_size, seed, compute_dtype, bool(calibrate)
-    )
+    shared = (data, partitioner, feature_lengths, batch_size, seed, compute_dtype, calibrate)
+    hall = _Hall(*shared)
     judge, asked = hall.choose(judge, rater_checkpoint)
     progress = Progress(epath.Path(workdir).name, len(players))
     # Before the responses are sampled: a rater that is none is found out at once.
-    measured = hall.measure(progress, raters, rater_checkpoint, split, bool(counts))
+    measured = hall.measure(progress, raters, rater_checkpoint, split, counts)
     examples = data.examples("prompts", split, feature_lengths)
     hall.say_what_is_left_out(progress, examples, split)
     in_split = len(examples)
@@ -144,7 +143,7 @@ class _Hall:
     batch_size: int
     seed: int
     compute_dtype: str | None
-    calibrate: bool
+    calibrate: bool | None
 
     def load(self, path: str, kind: str = "policy") -> Network:
         return load_network(
@@ -229,7 +228,7 @@ class _Hall:
         raters: Mapping[str, str],
         judging: str | None,
         split: str,
-        counts: bool,
+        counts: bool | None,
     ) -> tuple[tuple[RaterAccuracy, ...], str | None]:
         """Accuracies on all votes of `split`: the population's if it is known, then the raters'.
 
