@@ -18,7 +18,7 @@ def describe(
     rater_labels: Any = None,
     rater_settings: Mapping[str, Any] | None = None,
     prompt_form: str | None = None,
-    trained_against: Mapping[str, str] | None = None,
+    trained_against: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What a checkpoint says about itself, as a JSON-able dict.
 
@@ -32,8 +32,9 @@ def describe(
       rater_settings: what else a rater's kind has of settings, such as `cyclic` of an embedding.
       prompt_form: what stands around a prompt's text (`data.prompts.PromptForm.form`), for those
         who write prompts for it; None, as in checkpoints of release 0.1: nothing.
-      trained_against: of a policy the rater of its training, `Network.identity`; {} if that was no
-        network; None, as in checkpoints of release 0.1: not known.
+      trained_against: of a policy the rater of its training, `Network.identity`, with `others` if
+        there were several; {} if that was no network; None, as in checkpoints of release 0.1: not
+        known.
     """
     return {
         "kind": kind,

@@ -67,9 +67,13 @@ class Network:
         trained = policy.description.get("trained_against")
         if not trained:
             return None if trained is None else False
-        here, there = (epath.Path(one["path"]).parent for one in (self.identity, trained))
+        # With several raters the others stand beside the first.
+        return any(self._is(one) for one in (trained, *trained.get("others", ())))
+
+    def _is(self, other: Mapping[str, str]) -> bool:
+        here, there = (epath.Path(one["path"]).parent for one in (self.identity, other))
         same_training = here == there and here.name == DIRECTORY
-        return same_training or self.identity["sha256"] == trained["sha256"]
+        return same_training or self.identity["sha256"] == other["sha256"]
 
     @functools.cached_property
     def params(self) -> PyTree:

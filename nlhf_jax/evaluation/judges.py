@@ -251,3 +251,19 @@ class RewardModelJudge(EmbeddingJudge):
 
     def __init__(self, *network: Any):
         super().__init__(*network, logit=np.subtract)
+
+
+class EnsembleJudge:
+    """The mean preference of several judges."""
+
+    votes = False
+
+    def __init__(self, members: Sequence[Judge]):
+        self.name = f"mean of {len(members)} raters"
+        self._members = members
+
+    def compare(
+        self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
+    ) -> np.ndarray:
+        asked = [answers(member, prompts, first, second) for member in self._members]
+        return np.mean(asked, axis=0)

@@ -4,8 +4,8 @@ A builder gets the `Setup` that all stages share from the job, and the rest from
 configuration of any family in `nlhf_jax.models.registry`.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from nlhf_jax import objectives, opponents
 from nlhf_jax.checkpoints.networks import Network, warn_of_short_texts
@@ -21,6 +21,7 @@ from nlhf_jax.opponents import Opponent
 from nlhf_jax.raters import (
     KINDS,
     AntisymmetricModel,
+    EnsembleScorer,
     PreferenceEmbedding,
     PreferenceModel,
     PreferenceScorer,
@@ -131,7 +132,7 @@ def reward(
 def policy(
     setup: Setup,
     initial_checkpoint: str,
-    rater_checkpoint: str | None,
+    rater_checkpoint: str | Sequence[str] | None,
     opponent: Opponent | None,
     both_orders: bool,
     frozen_dtype: str,
@@ -144,14 +145,15 @@ def policy(
     loss: str | None = None,
     average_decay: float | None = None,
     remat: bool | None = None,
+    pessimism: float | None = None,
 ) -> Learner:
     """A policy that starts at the SFT checkpoint, which is also its reference.
 
     Args:
       setup: from the job.
       initial_checkpoint: the SFT policy.
-      rater_checkpoint: a preference model of any kind; without an opponent a reward model; None
-        for a scorer that needs no network.
+      rater_checkpoint: a preference model of any kind; without an opponent a reward model; several
+        rate as one (`raters.EnsembleScorer`); None for a scorer that needs no network.
       opponent: from `nlhf_jax.opponents`, or None for RLHF. With IPO it writes both responses.
       both_orders: ask the preference model in both orders and average.
       frozen_dtype: in which the reference and the rater are stored, "float32" or "bfloat16".
@@ -163,6 +165,8 @@ def policy(
         "policy_gradient" or "ipo".
       average_decay: of release 0.1, in place of `moving_average`'s own.
       remat: as in `supervised`.
+      pessimism: of several preference models, how much of the spread between them is taken off
+        their mean, at least 0.
 
     Raises:
       UserError: settings or checkpoints that do not go together.
@@ -185,27 +189,41 @@ def policy(
 
     reference = open_frozen("initial_checkpoint", initial_checkpoint, "policy")
     wanted = "reward" if opponent is None else "preference"
-    rater = None
-    if rater_checkpoint is not None:
-        rater = open_frozen("rater_checkpoint", rater_checkpoint, wanted)
-        warn_of_short_texts(rater, f"RATER_CHECKPOINT {rater_checkpoint}", setup.feature_lengths)
-    if scorer is not None:
-        chosen_scorer = scorer(rater)
-    else:
-        chosen_scorer = _scorer_of(rater, rater_checkpoint, wanted, both_orders)
+    sources = _numbered(rater_checkpoint)
+    raters = [open_frozen(setting, path, wanted) for setting, path in sources.items()]
+    for rater, path in zip(raters, sources.values(), strict=True):
+        warn_of_short_texts(rater, f"RATER_CHECKPOINT {path}", setup.feature_lengths)
+    several = not isinstance(rater_checkpoint, str | None)
+    asked = _Asked(wanted, both_orders, pessimism, several, scorer)
+    params = tuple(rater.params for rater in raters)
     learner = PolicyLearner(
         model=as_trained(reference.model, remat),
         opponent=opponent,
         objective=objective,
-        scorer=chosen_scorer,
+        scorer=asked.scorer(raters, list(sources.values())),
         reference_params=reference.read,
-        scorer_params=rater.params if rater is not None else {},
+        scorer_params=params if several else params[0] if params else {},
         frozen_dtype=frozen_dtype,
         max_response_length=feature_length(setup.feature_lengths, "targets", "a policy"),
         **setup.learner(),
     )
-    learner.trained_against = lambda: rater.identity if rater is not None else {}
+    learner.trained_against = lambda: _identities(raters)
     return learner
+
+
+def _numbered(sources: str | Sequence[str] | None) -> dict[str, str]:
+    """What a run's record calls a rater's checkpoint, or each of several -> the checkpoint."""
+    if sources is None:
+        return {}
+    if isinstance(sources, str):
+        return {"rater_checkpoint": sources}
+    return {f"rater_checkpoint_{n}": source for n, source in enumerate(sources, start=1)}
+
+
+def _identities(networks: Sequence[Network]) -> dict[str, Any]:
+    """Of one rater its identity; of several that of the first, and the others beside it."""
+    first, *others = [network.identity for network in networks] or [{}]
+    return first | ({"others": others} if others else {})
 
 
 def _objective_of_release_0_1(loss: str, tau: float | None, kl: str | None) -> Objective:
@@ -219,19 +237,44 @@ def _objective_of_release_0_1(loss: str, tau: float | None, kl: str | None) -> O
     return objectives.ipo(tau) if loss == "ipo" else objectives.policy_gradient(tau, kl)
 
 
-def _scorer_of(
-    network: Network | None, path: str | None, wanted: str, both_orders: bool
-) -> PreferenceScorer | RewardScorer:
-    if network is None:
-        raise UserError(
-            f"RATER_CHECKPOINT is None but must be a {wanted} model, or SCORER must be set"
-        )
-    fits = [kind for kind in KINDS if (kind == "reward") == (wanted == "reward")]
-    if network.kind not in fits:
-        raise UserError(
-            f"the rater {path} is a {network.kind} model but this opponent needs a {wanted} model"
-        )
-    rater = network.rater()
-    if isinstance(rater, RewardModel):
-        return RewardScorer(rater)
-    return PreferenceScorer(rater, both_orders)
+class _Asked(NamedTuple):
+    """How raters are to be asked: the kind that the opponent needs, and what gin says."""
+
+    wanted: str
+    both_orders: bool
+    pessimism: float | None
+    several: bool
+    own: Callable[[Network | None], Scorer] | None
+
+    def scorer(self, raters: Sequence[Network], paths: Sequence[str]) -> Scorer:
+        """The scorer that they are; UserError if they do not fit, with their paths."""
+        if self.own is not None:
+            if self.several:
+                raise UserError(
+                    "SCORER makes a scorer of one network but RATER_CHECKPOINT has several"
+                )
+            return self.own(raters[0] if raters else None)
+        if not raters:
+            raise UserError(
+                f"RATER_CHECKPOINT is None but must be a {self.wanted} model, or SCORER must be set"
+            )
+        scorers = tuple(map(self._of_one, raters, paths))
+        if self.several:
+            return EnsembleScorer(scorers, self.pessimism or 0.0)
+        if self.pessimism:
+            raise UserError(
+                f"PESSIMISM is {self.pessimism} but there is one rater: it is of the spread of "
+                "several"
+            )
+        return scorers[0]
+
+    def _of_one(self, network: Network, path: str) -> Scorer:
+        kind, wanted = network.kind, self.wanted
+        if kind not in KINDS or (kind == "reward") != (wanted == "reward"):
+            raise UserError(
+                f"the rater {path} is a {kind} model but this opponent needs a {wanted} model"
+            )
+        rater = network.rater()
+        if isinstance(rater, RewardModel):
+            return RewardScorer(rater)
+        return PreferenceScorer(rater, self.both_orders)

@@ -32,6 +32,7 @@ _CONTENTS = (  # of a description, all that stays true of a copy
     "feature_lengths",
     "rater_template",
     "rater_labels",
+    "rater_settings",
     "prompt_form",
     "trained_against",
     "vocabulary",

@@ -35,7 +35,7 @@ class PolicyLearner(Learner):
 
     kind = "policy"
     # Gives what `checkpoints.describe` says of its rater; None if nobody knows.
-    trained_against: Callable[[], Mapping[str, str]] | None = None
+    trained_against: Callable[[], Mapping[str, Any]] | None = None
 
     def __init__(
         self,

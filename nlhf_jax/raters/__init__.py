@@ -20,11 +20,18 @@ from nlhf_jax.raters.packing import Template, interleave, pack
 from nlhf_jax.raters.pair import AntisymmetricModel, PreferenceModel
 from nlhf_jax.raters.rater import Rater
 from nlhf_jax.raters.reward import RewardModel
-from nlhf_jax.raters.scorers import PreferenceScorer, RewardScorer, Scorer, score_and_more
+from nlhf_jax.raters.scorers import (
+    EnsembleScorer,
+    PreferenceScorer,
+    RewardScorer,
+    Scorer,
+    score_and_more,
+)
 
 __all__ = [
     "KINDS",
     "AntisymmetricModel",
+    "EnsembleScorer",
     "PreferenceEmbedding",
     "PreferenceModel",
     "PreferenceScorer",

@@ -8,8 +8,10 @@ import dataclasses
 from typing import Protocol
 
 import jax
+import jax.numpy as jnp
 
 from nlhf_jax import losses
+from nlhf_jax.errors import UserError
 from nlhf_jax.models.language_model import PyTree
 from nlhf_jax.raters.rater import Rater
 from nlhf_jax.raters.reward import RewardModel
@@ -28,8 +30,11 @@ class Scorer(Protocol):
       pairwise: whether a score compares y with a second response.
     """
 
-    measures: str
-    pairwise: bool
+    @property
+    def measures(self) -> str: ...
+
+    @property
+    def pairwise(self) -> bool: ...
 
     def score(
         self, params: PyTree, text: jax.Array, y: jax.Array, other: jax.Array | None
@@ -113,3 +118,64 @@ class RewardScorer:
         return jax.nn.sigmoid(
             self.rater.reward(params, text, y) - self.rater.reward(params, text, other)
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleScorer:
+    """Several raters as one: their mean score, less `pessimism` times their standard deviation.
+
+    A policy climbs what a rater believes, also where it believes it by mistake; where raters of
+    other seeds or kinds disagree, a mistake is likely (Coste et al. 2024, "worst-case" and
+    "uncertainty-weighted" ensembles). Its parameters are a tuple of the members'. The spread of
+    rewards means nothing, since each model's are only known up to a number for each text.
+    """
+
+    members: tuple[Scorer, ...]
+    pessimism: float = 0.0
+
+    def __post_init__(self):
+        if not self.members or len({member.pairwise for member in self.members}) > 1:
+            raise UserError("an ensemble needs raters that all rate pairs, or all one response")
+        if self.pessimism < 0:
+            raise UserError(f"PESSIMISM is {self.pessimism} but must be at least 0")
+        if self.pessimism and not self.pairwise:
+            raise UserError(
+                f"PESSIMISM is {self.pessimism} but rewards have no common zero from which to tell "
+                "their spread: use preference models, or 0"
+            )
+
+    @property
+    def measures(self) -> str:
+        return self.members[0].measures
+
+    @property
+    def pairwise(self) -> bool:
+        return self.members[0].pairwise
+
+    def score(
+        self, params: PyTree, text: jax.Array, y: jax.Array, other: jax.Array | None
+    ) -> jax.Array:
+        return self.score_and_more(params, text, y, other)[0]
+
+    def score_and_more(
+        self, params: PyTree, text: jax.Array, y: jax.Array, other: jax.Array | None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """`score`, and how far apart the members are; with pessimism it may be below 0."""
+        found = self._of_each("score", params, text, y, other)
+        spread = jnp.std(found, axis=0)
+        return jnp.mean(found, axis=0) - self.pessimism * spread, {"rater_spread": spread}
+
+    def advantages(self, scores: jax.Array, row_weights: jax.Array) -> jax.Array:
+        return self.members[0].advantages(scores, row_weights)
+
+    def win_rate(
+        self, params: PyTree, text: jax.Array, y: jax.Array, other: jax.Array
+    ) -> jax.Array:
+        return jnp.mean(self._of_each("win_rate", params, text, y, other), axis=0)
+
+    def _of_each(self, question: str, params: PyTree, *texts: jax.Array | None) -> jax.Array:
+        asked = [
+            getattr(member, question)(own, *texts)
+            for member, own in zip(self.members, params, strict=True)
+        ]
+        return jnp.stack(asked)

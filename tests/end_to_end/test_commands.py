@@ -70,6 +70,7 @@ def test_policies_play_a_tournament_under_a_preference_model(workplace):
     }
     kinds = {"P": "preference", "R": "reward", "E": "embedding", "A": "antisymmetric"}
     raters = {name: workplace.path(kind) for name, kind in kinds.items()}
+    together = [raters["P"], raters["E"]]
     data = [
         argument
         for argument in workplace.arguments("sft", "tournament")
@@ -79,7 +80,7 @@ def test_policies_play_a_tournament_under_a_preference_model(workplace):
         f"PLAYERS={players}",
         f"REFERENCE_CHECKPOINT='{workplace.path('sft')}'",
         f"RATER_CHECKPOINT='{workplace.path('preference')}'",
-        f"RATERS={raters}",
+        f"RATERS={raters | {'both': together}}",
         f"TASK_FEATURE_LENGTHS={LENGTHS}",
         "SPLIT='train'",
         "CALIBRATE=True",
@@ -107,7 +108,7 @@ def test_policies_play_a_tournament_under_a_preference_model(workplace):
     assert result["players"][0]["kl"] == 0.0
     assert result["trained_against_judge"] == ["MD"] and result["training_unknown"] == []
     # Single votes: whatever a rater prefers, each agrees with it, does not, or is half right.
-    assert [rater["name"] for rater in result["raters"]] == [*raters]
+    assert [rater["name"] for rater in result["raters"]] == [*raters, "both"]
     assert result["judging"] == "P"
     for rater in result["raters"]:
         accuracy = rater["accuracy"]

@@ -9,7 +9,7 @@ import pytest
 from scipy.special import log_softmax
 
 from nlhf_jax.evaluation.counting import CountingJudge
-from nlhf_jax.jobs import tournament
+from nlhf_jax.jobs import judging, tournament
 from nlhf_jax.metrics import Progress
 from nlhf_jax.models.language_model import response_mask
 from tests import tiny
@@ -25,7 +25,7 @@ def sampling(mesh, temperature):
     params = [tiny.placed(partitioner, network, tiny.params(network, seed)) for seed in (1, 2)]
     inputs = {"inputs": tiny.texts(np.random.default_rng(0), ROWS, 5)}
     placed = partitioner.place_batch(inputs)["inputs"]
-    return tournament._compiled(partitioner, run), (*params, placed, jax.random.key(3))
+    return judging.compiled(partitioner, run), (*params, placed, jax.random.key(3))
 
 
 def arrays_of_all_rows(program: str) -> set[str]:
@@ -45,7 +45,7 @@ def test_a_device_writes_the_responses_to_its_own_prompts_alone(mesh):
 
 def test_without_scikit_learn_counting_is_left_out_and_that_is_said(monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
-    with tournament._said(Progress("here", 1)):
+    with judging._said(Progress("here", 1)):
         CountingJudge(["a text"], ["good"], ["bad"], np.ones(1))
     said = "left out: counting needs scikit-learn, which is not installed: pip install"
     assert said in capfd.readouterr().err
@@ -57,7 +57,7 @@ def test_a_device_judges_its_own_prompts_alone(mesh):
     rater = tiny.PreferenceModel(network, tiny.PREFERENCE_TEMPLATE, tiny.LABELS)
     params = tiny.placed(partitioner, network, tiny.params(network, 3))
     texts = {name: tiny.texts(np.random.default_rng(0), ROWS, 5) for name in ("x", "y", "z")}
-    program = tournament._compiled(partitioner, rater.probability)
+    program = judging.compiled(partitioner, rater.probability)
     compiled = program.lower(params, *partitioner.place_batch(texts).values()).compile()
     assert arrays_of_all_rows(compiled.as_text()) == {f"f32[{ROWS}]"}
     assert compiled.output_shardings.is_fully_replicated
