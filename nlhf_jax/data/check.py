@@ -9,6 +9,7 @@ import numpy as np
 from nlhf_jax.data import json_lines
 from nlhf_jax.data.prompts import PLAIN, PromptForm
 from nlhf_jax.data.vocabularies import Vocabulary
+from nlhf_jax.data.votes import VoteCheck, check_votes
 from nlhf_jax.errors import UserError
 
 
@@ -21,6 +22,7 @@ class FileCheck:
         problems: one sentence a bad line, with the path and the line's number.
         lengths: key -> tokens of each good line's text, EOS included; empty without a vocabulary.
         cut: key -> (feature, its length), of the keys of which a length is known.
+        votes: of preferences, what they say.
     """
 
     path: str
@@ -29,6 +31,7 @@ class FileCheck:
     problems: list[str]
     lengths: dict[str, np.ndarray]
     cut: Mapping[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
+    votes: VoteCheck | None = None
 
     def report(self, most_problems: int = 20) -> str:
         """Lines for the terminal: problems first, then what can be used."""
@@ -47,6 +50,8 @@ class FileCheck:
                     f"    {count} of {len(tokens)} ({count / len(tokens):.1%}) are longer than "
                     f"{feature}={length} and would be cut"
                 )
+        if self.votes is not None:
+            lines += self.votes.report()
         return "\n".join(lines)
 
 
@@ -76,12 +81,15 @@ def check(
             f"there is no kind of data '{kind}'; wanted one of {list(json_lines.KINDS)}"
         )
     problems, rows = [], 0
+    votes: list[json_lines.Comparison] = []
     lengths: dict[str, list[int]] = {}
     for row in json_lines.scan(path, kind):
         if isinstance(row, UserError):
             problems.append(str(row))
             continue
         rows += 1
+        if isinstance(row, json_lines.Comparison):
+            votes.append(row)
         if vocabulary is not None:
             texts = json_lines.texts(row)
             texts["prompt"] = form.fill(texts)
@@ -95,4 +103,5 @@ def check(
         problems,
         {key: np.array(found) for key, found in lengths.items()},
         {key: (name, given[name]) for key, name in _FEATURES[kind].items() if name in given},
+        check_votes(votes) if votes else None,
     )

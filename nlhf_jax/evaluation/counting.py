@@ -20,13 +20,14 @@ NAMES = (
     "words of more than 7 letters",
     "a capital first letter",
     "words that stand in the text",
-    "their share",
+    "share of words that stand in the text",
     "words whose first 5 letters stand in the text",
-    "their share",
+    "share of words whose first 5 letters stand in the text",
     "where in the text the first of them stands",
     "where they stand on average",
     "pairs of neighbours that stand in the text",
 )
+OF_LENGTH = ("words", "|words - 5|")
 _STEM = 5  # letters
 _WORD = re.compile(r"\w+")
 
@@ -75,8 +76,11 @@ class CountingJudge:
         chosen: Sequence[str],
         rejected: Sequence[str],
         vote_shares: np.ndarray,
+        names: Sequence[str] = NAMES,
     ):
         """Fits it to N votes: texts, and float `[N]` in (0.5, 1], how many chose `chosen`.
+
+        `names` are the counts that it looks at.
 
         Raises UserError without scikit-learn, or without votes.
         """
@@ -88,7 +92,8 @@ class CountingJudge:
             ) from error
         if not prompts:
             raise UserError("there are no votes to fit a rater that counts to")
-        found = _differences(prompts, chosen, rejected)
+        self._looked_at = [NAMES.index(name) for name in names]
+        found = _differences(prompts, chosen, rejected)[:, self._looked_at]
         self._scale = np.maximum(found.std(axis=0), 1e-9)
         pairs = found / self._scale
         shares = np.asarray(vote_shares, np.float64)
@@ -106,8 +111,8 @@ class CountingJudge:
         """P(first > second | prompt), `[N]`; see `judges.Judge`."""
         if not prompts:
             return np.zeros(0)
-        found = _differences(prompts, first, second) / self._scale
-        return expit(self._regression.decision_function(found))
+        found = _differences(prompts, first, second)[:, self._looked_at]
+        return expit(self._regression.decision_function(found / self._scale))
 
 
 def _differences(prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> np.ndarray:
