@@ -11,6 +11,7 @@ import re
 import string
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import sentencepiece
 from etils import epath
 from google.protobuf.message import DecodeError
@@ -92,6 +93,11 @@ class Vocabulary:
             if token != self.pad_id:
                 kept.append(token if 0 <= token < self.size else self.unk_id)
         return self._processor.DecodeIds(kept)
+
+    def starts_of_words(self) -> np.ndarray:
+        """Which pieces begin a word: bool `[size]`."""
+        pieces = map(self._processor.IdToPiece, range(self.size))
+        return np.array([piece.startswith("\N{LOWER ONE EIGHTH BLOCK}") for piece in pieces], bool)
 
     def rater_labels(self) -> tuple[int, int]:
         """Ids of the answers "1" and "2". Raises UserError if they are not one token each."""

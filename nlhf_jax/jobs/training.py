@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import optax
@@ -12,6 +12,7 @@ from nlhf_jax.configuration import Configured, Settings
 from nlhf_jax.data import json_lines
 from nlhf_jax.data.batches import Examples
 from nlhf_jax.data.datasets import Dataset
+from nlhf_jax.data.easy_pairs import EasyPairs, WithEasyPairs
 from nlhf_jax.errors import UserError
 from nlhf_jax.guards import Guards
 from nlhf_jax.jobs import builders, run_record
@@ -76,6 +77,51 @@ def _data_metrics(data: Dataset, task: str, examples: Examples) -> dict[str, flo
     return found
 
 
+class _Read(NamedTuple):
+    """What a training reads, and what its record and its metrics say of it."""
+
+    batches: Examples | WithEasyPairs
+    evaluation: list[dict[str, np.ndarray]]
+    arrays: dict[str, Mapping[str, np.ndarray]]
+    metrics: dict[str, float]
+
+
+def _read(
+    data: Dataset,
+    kind: str,
+    lengths: Mapping[str, int],
+    easy_pairs: EasyPairs | None,
+    eval_examples: int | None,
+    batch_size: int,
+    seed: int,
+) -> _Read:
+    task = _TASKS[kind]
+    examples = data.examples(task, "train", lengths)
+    read = _Read(
+        examples,
+        [],
+        {"train": examples.arrays},
+        _data_metrics(data, task, examples),
+    )
+    if easy_pairs is not None and (easy_pairs.steps or easy_pairs.share):
+        if task != "comparisons":
+            raise UserError("easy pairs are for raters, but this training learns from no votes")
+        as_raters_read = {"inputs": lengths["text"], "targets": lengths["summary"]}
+        demonstrations = data.examples("sft", "train", as_raters_read)
+        mixed = WithEasyPairs(examples, demonstrations, easy_pairs, data.vocabulary, seed)
+        read = read._replace(batches=mixed)
+        read.arrays["easy_pairs"] = demonstrations.arrays
+        read.metrics["easy_pair_steps"] = easy_pairs.steps
+        read.metrics["easy_pairs_in_batch"] = easy_pairs.share
+    if eval_examples != 0:
+        held_out = data.examples(task, "validation", lengths)
+        drawn, drawn_how = _held_out(held_out, eval_examples, seed)
+        read.evaluation.extend(drawn.eval_batches(batch_size))
+        read.arrays["validation"] = drawn.arrays
+        read.metrics.update(drawn_how)
+    return read
+
+
 def train(
     workdir: str,
     learner: builders.Builder,
@@ -96,6 +142,7 @@ def train(
     best_metric: str | None = None,
     patience: int | None = None,
     guards: Guards | None = None,
+    easy_pairs: EasyPairs | None = None,
     accept_changes: bool = False,
     configured: Configured | None = None,
 ) -> None:
@@ -123,6 +170,8 @@ def train(
         all `train_steps`.
       microbatches: parts in which a batch's gradient is computed.
       guards: what ends a training that goes wrong.
+      easy_pairs: of a rater's training, pairs made of the supervised file before the votes or among
+        them; None for none. Nothing is measured on them.
       accept_changes: continue a run that was begun with other settings or data, and record that.
       configured: the configuration, if there is one; it is written here.
 
@@ -135,36 +184,27 @@ def train(
     setup = builders.Setup(data, dict(feature_lengths), partitioner, optimizer, seed, microbatches)
     setup = setup.of_run(workdir)
     built = learner(setup)
-    task = _TASKS[built.kind]
-    examples = data.examples(task, "train", feature_lengths)
-    drawn_how: dict[str, int] = {}
-    evaluation: list[dict[str, np.ndarray]] = []
-    arrays = {"train": examples.arrays}
-    if eval_examples != 0:
-        held_out = data.examples(task, "validation", feature_lengths)
-        drawn, drawn_how = _held_out(held_out, eval_examples, seed)
-        evaluation = list(drawn.eval_batches(batch_size))
-        arrays["validation"] = drawn.arrays
+    read = _read(data, built.kind, feature_lengths, easy_pairs, eval_examples, batch_size, seed)
     description = _describe(built, data, feature_lengths)
-    now = run_record.describe_run(workdir, settings, setup.checkpoints, arrays, description)
+    now = run_record.describe_run(workdir, settings, setup.checkpoints, read.arrays, description)
     run_record.begin(workdir, now, settings, accept_changes)
     if configured is not None:
         configured.write(workdir)
     training_loop(
         built,
-        _Batches(examples, batch_size, seed),
+        _Batches(read.batches, batch_size, seed),
         workdir=workdir,
         steps=train_steps,
         description=description,
         log_period=log_period,
         checkpoint_period=checkpoint_period,
         keep_checkpoints=keep_checkpoints,
-        eval_batches=evaluation,
+        eval_batches=read.evaluation,
         eval_period=eval_period,
         best_metric=best_metric,
         best_mode=best_mode,
         patience=patience,
-        data_metrics=_data_metrics(data, task, examples) | drawn_how,
+        data_metrics=read.metrics,
         guards=guards,
     )
 

@@ -121,3 +121,20 @@ def test_policies_play_a_tournament_under_a_preference_model(workplace):
     assert "The judge is the rater that MD was trained against" in html
     assert "RLHF" in html and "nash_md" in html and "How raters predict votes" in html
     assert (workplace.directory / "figures" / "reliability.png").exists()
+
+
+def test_easy_pairs_are_in_the_metrics_and_the_report_but_not_in_what_is_measured(workplace):
+    """Without votes in its steps a rater is measured on the same votes as ever."""
+    settings = ("EASY_STEPS=6", "EASY_SHARE=0.25", "EVAL_EXAMPLES=None")
+    assert main(workplace.arguments("embedding", "easy", *settings)) == 0
+    lines = (workplace.directory / "easy" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    (data,) = (row for row in rows if row["split"] == "data")
+    assert data["easy_pair_steps"] == 6 and data["easy_pairs_in_batch"] == 0.25
+    (validation,) = (row for row in rows if row["split"] == "validation")
+    # Of the 24 votes each is right, wrong or half right.
+    assert validation["accuracy"] * 48 == pytest.approx(round(validation["accuracy"] * 48))
+    assert main(["report", f"--workdir={workplace.directory / 'easy'}"]) == 0
+    assert "easy_pair_steps" in (workplace.directory / "easy" / "report.md").read_text()
+    record = json.loads((workplace.directory / "easy" / "run.json").read_text())
+    assert set(record["data"]) == {"train", "easy_pairs", "validation"}
