@@ -135,6 +135,6 @@ def test_easy_pairs_are_in_the_metrics_and_the_report_but_not_in_what_is_measure
     # Of the 24 votes each is right, wrong or half right.
     assert validation["accuracy"] * 48 == pytest.approx(round(validation["accuracy"] * 48))
     assert main(["report", f"--workdir={workplace.directory / 'easy'}"]) == 0
-    assert "easy_pair_steps" in (workplace.directory / "easy" / "report.md").read_text()
+    assert "easy_pair_steps" in (workplace.directory / "easy" / "report.html").read_text()
     record = json.loads((workplace.directory / "easy" / "run.json").read_text())
     assert set(record["data"]) == {"train", "easy_pairs", "validation"}
