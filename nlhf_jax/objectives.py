@@ -59,7 +59,7 @@ class Objective(Protocol):
     learned: int
 
     def players(self, opponent: Player | None, scorer: Scorer) -> Sequence[Player]:
-        """Who writes a prompt's responses: y, and y' if there is an opponent.
+        """Who writes a prompt's responses: y, and y', one or more, if there is an opponent.
 
         Raises UserError if the objective has no meaning for that opponent or scorer.
         """
@@ -98,6 +98,7 @@ class PolicyGradient:
 
     tau: float
     kl: str | None
+    opponent_samples: int = 1
     learned = 1
 
     def players(self, opponent: Player | None, scorer: Scorer) -> Sequence[Player]:
@@ -105,12 +106,16 @@ class PolicyGradient:
             raise UserError(f"KL is {self.kl!r} but must be 'sampled' or 'exact'")
         if self.tau < 0:
             raise UserError(f"TAU is {self.tau} but must not be negative")
+        if not isinstance(self.opponent_samples, int) or self.opponent_samples < 1:
+            raise UserError(
+                f"OPPONENT_SAMPLES is {self.opponent_samples!r} but must be a number, at least 1"
+            )
         if scorer.pairwise and opponent is None:
             raise UserError(
                 "there is no opponent (RLHF), but the scorer compares two responses: give an "
                 "opponent, or a reward model as RATER_CHECKPOINT"
             )
-        return [POLICY] if opponent is None else [POLICY, opponent]
+        return [POLICY] if opponent is None else [POLICY] + [opponent] * self.opponent_samples
 
     def targets(self, scorer: Scorer, scores: jax.Array, row_weights: jax.Array) -> jax.Array:
         return scorer.advantages(scores, row_weights)
@@ -119,14 +124,19 @@ class PolicyGradient:
         return _KL_FORMS[str(self.kl)](scored, self.tau)
 
 
-def policy_gradient(tau: float, kl: str | None) -> PolicyGradient:
+def policy_gradient(
+    tau: float, kl: str | None, opponent_samples: int | None = None
+) -> PolicyGradient:
     """The regularised policy gradient of Munos et al. 2024, sec. 7.1, and of RLHF.
 
     Args:
       tau: weight of KL(policy, reference), >= 0, in units of preference (or reward) per nat.
       kl: "sampled" log ratios as in the paper, or the "exact" KL at every prefix, of less variance.
+      opponent_samples: K, how many responses of the opponent y is compared with; its preference is
+        the mean over them, of less variance. A preference embedding reads K + 1 responses for that,
+        other raters 2 K pairs.
     """
-    return PolicyGradient(tau, kl)
+    return PolicyGradient(tau, kl, 1 if opponent_samples is None else opponent_samples)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -118,6 +118,7 @@ def policy_learner(
     scale: float = 1.0,
     rater_network: T5 | None = None,
     rater_kind: str = "preference",
+    samples: int = 1,
     start_at_reference: bool = False,
     **learner,
 ) -> PolicyLearner:
@@ -137,7 +138,9 @@ def policy_learner(
     return PolicyLearner(
         model=network,
         opponent=opponent,
-        objective=objectives.ipo(tau) if kind in SAMPLERS else objectives.policy_gradient(tau, kl),
+        objective=objectives.ipo(tau)
+        if kind in SAMPLERS
+        else objectives.policy_gradient(tau, kl, samples),
         scorer=scorer,
         reference_params=lambda dtype: placed(
             partitioner, network, network.frozen_params(params(network, 2, scale), dtype)

@@ -18,9 +18,12 @@ from nlhf_jax.learners.state import Purpose, TrainState, key_for
 from nlhf_jax.models.language_model import PyTree, response_mask, token_log_probs
 from nlhf_jax.objectives import Objective, Scored
 from nlhf_jax.opponents import POLICY, REFERENCE, Opponent, Player
-from nlhf_jax.raters import Scorer, score_and_more
+from nlhf_jax.raters import Scorer, score_against, score_and_more
 from nlhf_jax.rollout import rollout
 from nlhf_jax.sharding import map_batch
+
+
+Players = Sequence[Player]  # y's, and that of each y'
 
 
 class PolicyLearner(Learner):
@@ -143,12 +146,7 @@ class PolicyLearner(Learner):
         return state.replace(kept=state.kept | kept)
 
     def _play(
-        self,
-        state: TrainState,
-        frozen: PyTree,
-        batch: Batch,
-        players: Sequence[Player],
-        purpose: Purpose,
+        self, state: TrainState, frozen: PyTree, batch: Batch, players: Players, purpose: Purpose
     ) -> tuple[Rows, Metrics, tuple[jax.Array, jax.Array | None]]:
         """Responses and what they are worth: rows for the loss, metrics, y and y'."""
         inputs, weights = batch["inputs"], row_weights(batch)
@@ -161,10 +159,12 @@ class PolicyLearner(Learner):
                 key = jax.random.fold_in(key, batch["batch_number"][0])
             responses = rollout(self.model, players, sets, contexts, key, self._max_response_length)
         y, other = responses[:, 0], responses[:, 1] if len(players) > 1 else None
+        several = len(players) > 2  # of the opponent's
+        ask, others = (score_against, responses[:, 1:]) if several else (score_and_more, other)
         with jax.named_scope("score"):
             scores, more = map_batch(
-                lambda texts: score_and_more(self._scorer, frozen["scorer"], *texts),
-                (inputs, y, other),
+                lambda texts: ask(self._scorer, frozen["scorer"], *texts),
+                (inputs, y, others),
                 self._microbatches,
             )
             advantages = self._scorer.advantages(scores, weights)

@@ -25,6 +25,7 @@ from nlhf_jax.raters.scorers import (
     PreferenceScorer,
     RewardScorer,
     Scorer,
+    score_against,
     score_and_more,
 )
 
@@ -43,6 +44,7 @@ __all__ = [
     "from_description",
     "interleave",
     "pack",
+    "score_against",
     "score_and_more",
 ]
 

@@ -66,6 +66,19 @@ class PreferenceEmbedding(Rater):
         embedded = self.embed(params, text, jnp.stack([first, second], axis=1))
         return self.compare(embedded[:, 0], embedded[:, 1])
 
+    def against(
+        self,
+        params: PyTree,
+        text: jax.Array,
+        y: jax.Array,
+        others: jax.Array,
+        both_orders: bool = True,
+    ) -> tuple[jax.Array, jax.Array]:
+        """As `Rater.against`, in K + 1 passes a row."""
+        embedded = self.embed(params, text, jnp.concatenate([y[:, None], others], axis=1))
+        logits = self.compare(embedded[:, :1], embedded[:, 1:])
+        return logits, -logits
+
     def all_pairs(self, params: PyTree, text: jax.Array, responses: jax.Array) -> jax.Array:
         """P(y_i > y_j | text) of responses `[B, K, T]`, float32 `[B, K, K]`, in K passes."""
         embedded = self.embed(params, text, responses)

@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 
 from nlhf_jax.models.language_model import LanguageModel, PyTree
 from nlhf_jax.raters.packing import interleave
@@ -42,13 +43,35 @@ class Rater(abc.ABC):
     ) -> tuple[jax.Array, jax.Array]:
         """The logits of P(first > second) and of P(second > first), `[B]` each, in one pass."""
         if self.antisymmetric:
-            logit = self.logit(params, text, first, second)
-            return logit, -logit
+            return (logit := self.logit(params, text, first, second)), -logit
         logits = self.logit(
             params, interleave(text, text), interleave(first, second), interleave(second, first)
         )
         forward, backward = logits.reshape(-1, 2).T
         return forward, backward
+
+    def against(
+        self,
+        params: PyTree,
+        text: jax.Array,
+        y: jax.Array,
+        others: jax.Array,
+        both_orders: bool = True,
+    ) -> tuple[jax.Array, jax.Array]:
+        """The logits of P(y > y') and of P(y' > y) for K others `[B, K, T]`: `[B, K]` each.
+
+        Without `both_orders` the second is minus the first.
+        """
+        batch, count, length = others.shape
+        # A row's K pairs are neighbours, so they stay on the device that has it.
+        text, y = (jnp.repeat(rows, count, axis=0) for rows in (text, y))
+        pairs = (params, text, y, others.reshape(-1, length))
+        if both_orders:
+            forward, backward = self.both_orders(*pairs)
+        else:
+            forward = self.logit(*pairs)
+            backward = -forward
+        return forward.reshape(batch, count), backward.reshape(batch, count)
 
     def probability(
         self,

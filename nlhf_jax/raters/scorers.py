@@ -62,6 +62,19 @@ def score_and_more(
     return scorer.score(params, text, y, other), {}
 
 
+def score_against(
+    scorer: Scorer, params: PyTree, text: jax.Array, y: jax.Array, others: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """`score_and_more` of y against K responses `[B, K, T]`, in the mean."""
+    if hasattr(scorer, "score_against"):
+        return scorer.score_against(params, text, y, others)
+    count = others.shape[1]
+    # A row's K questions are neighbours, so they stay on the device that has it.
+    text, y = (jnp.repeat(rows, count, axis=0) for rows in (text, y))
+    found = score_and_more(scorer, params, text, y, others.reshape(-1, others.shape[-1]))
+    return jax.tree.map(lambda x: jnp.mean(x.reshape(-1, count), axis=1), found)
+
+
 @dataclasses.dataclass(frozen=True)
 class PreferenceScorer:
     """P(y > y' | x) by a rater, less the paper's control variate 1/2."""
@@ -86,6 +99,16 @@ class PreferenceScorer:
         forward, backward = self.rater.both_orders(params, text, y, other)
         first, second = jax.nn.sigmoid(forward), jax.nn.sigmoid(-backward)
         return (first + second) / 2, {"order_bias": first - second}
+
+    def score_against(
+        self, params: PyTree, text: jax.Array, y: jax.Array, others: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The mean preference over K others `[B, K, T]`, and its order bias."""
+        forward, backward = self.rater.against(params, text, y, others, self.both_orders)
+        first, second = jax.nn.sigmoid(forward), jax.nn.sigmoid(-backward)
+        bias = {"order_bias": jnp.mean(first - second, axis=1)}
+        asked_twice = self.both_orders and not self.rater.antisymmetric
+        return jnp.mean(first + second, axis=1) / 2, bias if asked_twice else {}
 
     def advantages(self, scores: jax.Array, row_weights: jax.Array) -> jax.Array:
         return losses.centred_preference(scores, row_weights)

@@ -16,6 +16,7 @@ import pytest
 from nlhf_jax import losses
 from nlhf_jax.learners import policy as policy_module
 from nlhf_jax.opponents import POLICY
+from nlhf_jax.raters import score_against
 from nlhf_jax.studies.sequences import mixture_log_probs, responses
 from tests import tiny
 
@@ -239,3 +240,69 @@ def test_probabilities_of_all_responses_sum_to_one():
     for player in (POLICY, tiny.OPPONENTS["nash_md"].weights):
         total = jnp.sum(jnp.exp(_log_probs(player, sets)))
         np.testing.assert_allclose(total, 1.0, atol=1e-5)
+
+
+# --- several responses of the opponent -----------------------------------------------------------
+
+
+@functools.cache
+def _against(count, rater="embedding"):
+    """A learner whose y is compared with `count` responses, and its jitted rows."""
+    learner = tiny.policy_learner(
+        NETWORK, "nash_md", kl="exact", tau=TAU, scale=2.0, rater_kind=rater, samples=count
+    )
+    return learner, jax.jit(learner.rows)
+
+
+@pytest.mark.parametrize("rater", ["preference", "embedding", "antisymmetric"])
+def test_the_score_is_the_mean_over_the_opponent_s_responses(rater):
+    """Each kind asks in its own way; one by one it is the same."""
+    learner, _ = _against(3, rater)
+    scorer, params = learner._scorer, learner._frozen["scorer"]
+    text, y = np.tile(INPUTS, (5, 1)), RESPONSES[:5]
+    others = np.stack([RESPONSES[shift : shift + 5] for shift in (3, 7, 11)], axis=1)
+    one_by_one = [jax.jit(scorer.score)(params, text, y, others[:, n]) for n in range(3)]
+    found, _ = jax.jit(score_against, static_argnums=0)(scorer, params, text, y, others)
+    np.testing.assert_allclose(found, np.mean(one_by_one, axis=0), atol=1e-5)
+    assert np.std(one_by_one, axis=0).max() > 1e-3
+
+
+def test_a_scorer_of_one_s_own_is_asked_about_each():
+    class Longer:
+        measures, pairwise = "longer", True
+
+        def score(self, params, text, y, other):
+            return (jnp.sum(y > 0, axis=1) > jnp.sum(other > 0, axis=1)).astype(jnp.float32)
+
+    y = np.array([[2, 1, 0], [2, 2, 1]], np.int32)
+    others = np.array([[[1, 0, 0], [2, 2, 1]], [[1, 0, 0], [2, 1, 0]]], np.int32)
+    found, more = score_against(Longer(), {}, np.ones((2, 1), np.int32), y, others)
+    np.testing.assert_allclose(found, [0.5, 1.0])
+    assert more == {}
+
+
+def test_more_responses_of_the_opponent_leave_less_variance():
+    """Of the advantage given y: its part that is the opponent's falls as 1 / K."""
+    batch = {"inputs": jnp.tile(INPUTS, (64, 1))}
+
+    def spread(count):
+        learner, rows = _against(count)
+        state, preferences = (
+            _state(learner),
+            _all_preferences(learner._frozen["scorer"], "embedding"),
+        )
+        _, sets = _param_sets(learner)
+        frozen = jnp.exp(_log_probs(tiny.OPPONENTS["nash_md"].weights, sets))
+        exact = np.asarray(preferences @ frozen) - 0.5
+        index = {row.tobytes(): number for number, row in enumerate(RESPONSES)}
+        left = []
+        for step in range(6):
+            state = state.replace(step=jnp.int32(step))
+            found, _ = rows(state, learner._frozen, batch)
+            y = [index[row.tobytes()] for row in np.asarray(found["responses"][:, 0])]
+            left.extend(np.asarray(found["targets"]) - exact[y])
+        return np.mean(np.square(left)), np.mean(left), np.std(left) / np.sqrt(len(left))
+
+    (one, bias, error), (eight, *_) = spread(1), spread(8)
+    assert abs(bias) < 4 * error
+    assert one / eight == pytest.approx(8, rel=0.3)
