@@ -14,6 +14,7 @@ from nlhf_jax.errors import UserError
 from nlhf_jax.jobs.setup import Setup, as_trained, begin, fresh_last_logits
 from nlhf_jax.learners.learner import Learner
 from nlhf_jax.learners.policy import PolicyLearner
+from nlhf_jax.learners.reading import ReadingLearner
 from nlhf_jax.learners.supervised import SupervisedLearner
 from nlhf_jax.learners.votes import VoteLearner
 from nlhf_jax.objectives import Objective
@@ -59,6 +60,19 @@ def supervised(
     return SupervisedLearner(model=network, initial_params=start, **setup.learner())
 
 
+def reading(
+    setup: Setup,
+    model: Any,
+    initial_checkpoint: str | None = None,
+    remat: bool | None = None,
+    dropout: float | None = None,
+    base_checkpoint: str | None = None,
+) -> Learner:
+    """Reading lessons, from which raters start; arguments as of `supervised`."""
+    network, start = begin(setup, model, initial_checkpoint, base_checkpoint, remat, dropout)
+    return ReadingLearner(model=network, initial_params=start, **setup.learner())
+
+
 def preference(
     setup: Setup,
     model: Any,
@@ -95,6 +109,7 @@ def embedding(
     setup: Setup,
     model: Any,
     cyclic: int,
+    reading: float,
     initial_checkpoint: str | None = None,
     remat: bool | None = None,
     dropout: float | None = None,
@@ -102,17 +117,20 @@ def embedding(
 ) -> Learner:
     """A preference embedding; arguments as of `supervised`.
 
-    `cyclic` is in how many planes preferences may go in circles, at least 0. What a checkpoint's
+    `cyclic` is in how many planes preferences may go in circles, at least 0; `reading` the weight
+    of reading lessons on the responses that were voted on, at least 0. What a checkpoint's
     network says last becomes the embedding, so that starts small and random, unless the checkpoint
     is such a rater's.
     """
     if not isinstance(cyclic, int) or cyclic < 0:
         raise UserError(f"CYCLIC is {cyclic!r} but must be a whole number, at least 0")
+    if reading < 0:
+        raise UserError(f"READING is {reading} but must be at least 0")
     network, start = begin(setup, model, initial_checkpoint, base_checkpoint, remat, dropout)
     rater = PreferenceEmbedding(network, cyclic)
     if start is not None:
         start = fresh_last_logits(start, network, rater.size, setup, rater.kind)
-    return VoteLearner(rater=rater, initial_params=start, **setup.learner())
+    return VoteLearner(rater=rater, reading=reading, initial_params=start, **setup.learner())
 
 
 def reward(

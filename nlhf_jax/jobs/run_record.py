@@ -37,7 +37,7 @@ FREE = frozenset(
         # Where it runs, and in how many parts: the same sums in another order.
         "jobs.train.partitioner",
         "jobs.train.microbatches",
-        *(f"builders.{kind}.remat" for kind in ("supervised", "policy", *KINDS)),
+        *(f"builders.{kind}.remat" for kind in ("supervised", "reading", "policy", *KINDS)),
         # What it shows and keeps. Which steps are kept decides which may be the best one, not how
         # good each is: that is measured by one metric on the same data, or the run is another.
         "jobs.train.log_period",

@@ -24,6 +24,7 @@ from nlhf_jax.train import training_loop
 # The seqio task that each kind of learner trains on.
 _TASKS = {
     "supervised": "sft",
+    "reading": "sft",
     "policy": "prompts",
 } | dict.fromkeys(KINDS, "comparisons")
 

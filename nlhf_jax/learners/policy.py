@@ -22,7 +22,6 @@ from nlhf_jax.raters import Scorer, score_against, score_and_more
 from nlhf_jax.rollout import rollout
 from nlhf_jax.sharding import map_batch
 
-
 Players = Sequence[Player]  # y's, and that of each y'
 
 

@@ -54,6 +54,7 @@ class Purpose(enum.IntEnum):
     ROLLOUT = 1
     EVALUATION = 2
     DROPOUT = 3
+    READING = 4
 
 
 def key_for(seed: int, step: jax.Array | int, purpose: Purpose) -> jax.Array:

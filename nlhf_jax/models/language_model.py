@@ -136,6 +136,22 @@ def response_mask(responses: jax.Array | np.ndarray, eos: int) -> jax.Array:
     return (~ended_before).astype(jnp.float32)
 
 
+def logits_after(
+    model: LanguageModel, params: PyTree, context: PyTree, responses: jax.Array
+) -> jax.Array:
+    """Logits `[B, G, T, V]` after each token of responses `[B, G, T]` to B contexts was read.
+
+    What a response's last token adds is in them, unlike in those that predict its tokens.
+    """
+    streams, length = responses.shape[1:]
+    # A prompt's responses are neighbours, so they stay on the device that has it.
+    context = jax.tree.map(lambda x: jnp.repeat(x, streams, axis=0), context)
+    # The logits at a position are those before its token: of one position more, all but the first.
+    read = jnp.pad(responses.reshape(-1, length), ((0, 0), (0, 1)))
+    logits = model.logits(params, context, read)[:, 1:]
+    return logits.reshape(*responses.shape, -1)
+
+
 def token_log_probs(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """log p(target) in nats, float32 `[B, T]`, from logits `[B, T, V]` and targets `[B, T]`."""
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from nlhf_jax.models.language_model import PyTree, response_mask
+from nlhf_jax.models.language_model import PyTree, logits_after, response_mask
 from nlhf_jax.raters.rater import Rater
 
 # Of the tokens' rewards an eighth is added up: of a few tens of tokens they are of a size with what
@@ -41,15 +41,12 @@ class PreferenceEmbedding(Rater):
 
     def embed(self, params: PyTree, text: jax.Array, responses: jax.Array) -> jax.Array:
         """r and v of responses `[B, G, T]` to texts `[B, S]`: float32 `[B, G, 1 + 2 k]`."""
-        batch, streams, length = responses.shape
         context = self.model.encode(params, text)
-        # A text's responses are neighbours, so they stay on the device that has it.
-        context = jax.tree.map(lambda x: jnp.repeat(x, streams, axis=0), context)
-        # The logits at a position are those before its token is read: one more, and from the second
-        # on they are those after it.
-        read = jnp.pad(responses.reshape(-1, length), ((0, 0), (0, 1)))
-        numbers = self.model.logits(params, context, read)[:, 1:, -self.size :]
-        numbers = numbers.reshape(batch, streams, length, self.size)
+        return self.pool(logits_after(self.model, params, context, responses), responses)
+
+    def pool(self, logits: jax.Array, responses: jax.Array) -> jax.Array:
+        """r and v `[B, G, 1 + 2 k]` from the logits `[B, G, T, V]` after each token."""
+        numbers = logits[..., -self.size :]
         mask = response_mask(responses, self.model.tokens.eos)
         total = jnp.sum(numbers * mask[..., None], axis=2)
         mean = total / jnp.sum(mask, axis=2)[..., None]
