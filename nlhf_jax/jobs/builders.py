@@ -170,8 +170,9 @@ def policy(
     Args:
       setup: from the job.
       initial_checkpoint: the SFT policy.
-      rater_checkpoint: a preference model of any kind; without an opponent a reward model; several
-        rate as one (`raters.EnsembleScorer`); None for a scorer that needs no network.
+      rater_checkpoint: a preference model of any kind; without an opponent a reward model, or an
+        embedding with `cyclic` 0; several rate as one (`raters.EnsembleScorer`); None for a scorer
+        that needs no network.
       opponent: from `nlhf_jax.opponents`, or None for RLHF. With IPO it writes both responses.
       both_orders: ask the preference model in both orders and average.
       frozen_dtype: in which the reference and the rater are stored, "float32" or "bfloat16".
@@ -287,12 +288,13 @@ class _Asked(NamedTuple):
         return scorers[0]
 
     def _of_one(self, network: Network, path: str) -> Scorer:
-        kind, wanted = network.kind, self.wanted
-        if kind not in KINDS or (kind == "reward") != (wanted == "reward"):
+        rater = network.rater() if network.kind in KINDS else None
+        rewards = self.wanted == "reward"
+        if rater is None or (not rater.rewards if rewards else rater.kind == "reward"):
             raise UserError(
-                f"the rater {path} is a {kind} model but this opponent needs a {wanted} model"
+                f"the rater {path} is a {network.kind} model but this opponent needs a "
+                f"{self.wanted} model"
             )
-        rater = network.rater()
-        if isinstance(rater, RewardModel):
+        if rewards:
             return RewardScorer(rater)
         return PreferenceScorer(rater, self.both_orders)

@@ -74,6 +74,11 @@ def first_given(choices: Sequence[str | None]) -> str | None:
     return None if found == "random" else found
 
 
+def none_given(choices: Sequence[str | None]) -> bool:
+    """Whether all of the choices are None: a stage that makes the default is needed."""
+    return all(choice is None for choice in choices)
+
+
 def run(
     workdir: str | os.PathLike,
     stages: Sequence[Mapping[str, Any]],

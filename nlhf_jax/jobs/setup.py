@@ -102,7 +102,10 @@ def as_trained(
     """The model with what is of its training alone; a family that has no such thing refuses it."""
     if dropout and not 0 < dropout < 1:
         raise UserError(f"DROPOUT is {dropout} but must be at least 0 and below 1")
-    how = {name: x for name, x in {"remat": remat, "dropout_rate": dropout}.items() if x}
+    # A description leaves out how a network is trained and how its random parameters are drawn.
+    drawn = getattr(getattr(model, "config", None), "alike_init", False)
+    wanted = {"remat": remat, "dropout_rate": dropout, "alike_init": drawn}
+    how = {name: x for name, x in wanted.items() if x}
     if not how:
         return model
     try:

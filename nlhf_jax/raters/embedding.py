@@ -52,6 +52,15 @@ class PreferenceEmbedding(Rater):
         mean = total / jnp.sum(mask, axis=2)[..., None]
         return jnp.concatenate([total[..., :1] / _TOKENS, mean[..., 1:]], axis=-1)
 
+    @property
+    def rewards(self) -> bool:
+        """Without planes it is its reward."""
+        return not self.cyclic
+
+    def reward(self, params: PyTree, text: jax.Array, response: jax.Array) -> jax.Array:
+        """r alone, float32 `[B]`, from `[B, S]` and `[B, T]`."""
+        return self.embed(params, text, response[:, None])[:, 0, 0]
+
     def compare(self, one: jax.Array, other: jax.Array) -> jax.Array:
         """Logits of P(one > other), `[...]`, from embeddings `[..., 1 + 2 k]` of JAX or NumPy."""
         circular = one[..., 1::2] * other[..., 2::2] - one[..., 2::2] * other[..., 1::2]

@@ -28,6 +28,15 @@ class Rater(abc.ABC):
     antisymmetric: ClassVar[bool] = True
     model: LanguageModel
 
+    @property
+    def rewards(self) -> bool:
+        """Whether it has rewards that say all it prefers."""
+        return False
+
+    def reward(self, params: PyTree, text: jax.Array, response: jax.Array) -> jax.Array:
+        """A number for each response, float32 `[B]`; only differences on a text mean something."""
+        raise NotImplementedError(f"a {self.kind} model has no reward")
+
     @abc.abstractmethod
     def description(self) -> dict[str, Any]:
         """JSON-able settings from which `raters.from_description` makes the same rater again."""

@@ -33,6 +33,10 @@ class RewardModel(Rater):
     def description(self) -> dict[str, Any]:
         return {"template": list(self.template)}
 
+    @property
+    def rewards(self) -> bool:
+        return True
+
     def reward(self, params: PyTree, text: jax.Array, response: jax.Array) -> jax.Array:
         """Float32 `[B]`, from `[B, S]` and `[B, T]`; only differences on a text mean something."""
         inputs = pack(self.template, {"text": text, "first": response}, self.model.tokens)

@@ -14,7 +14,6 @@ from nlhf_jax import losses
 from nlhf_jax.errors import UserError
 from nlhf_jax.models.language_model import PyTree
 from nlhf_jax.raters.rater import Rater
-from nlhf_jax.raters.reward import RewardModel
 
 
 class Scorer(Protocol):
@@ -121,9 +120,9 @@ class PreferenceScorer:
 
 @dataclasses.dataclass(frozen=True)
 class RewardScorer:
-    """The reward of y by a reward model, less the mean reward of the batch's other rows."""
+    """The reward of y, less the mean reward of the batch's other rows."""
 
-    rater: RewardModel
+    rater: Rater
     measures = "reward"
     pairwise = False
 
