@@ -32,8 +32,8 @@ class VoteCheck:
       triples: three texts to a prompt of which every two were compared, without a tie.
       cycles: those in which each is preferred to the next.
       longer: share of votes for the one with more words, of those on texts of different length.
-      length, counts: share of votes on held-out prompts that logistic regression predicts, on two
-        counts of length and on the 13 of `evaluation.counting`; None also without scikit-learn.
+      by_length, by_counts: share of votes on held-out prompts that logistic regression predicts, on
+        two counts of length and on the 13 of `evaluation.counting`; None also without scikit-learn.
     """
 
     votes: int
@@ -48,8 +48,8 @@ class VoteCheck:
     triples: int
     cycles: int
     longer: float | None
-    length: float | None
-    counts: float | None
+    by_length: float | None
+    by_counts: float | None
 
     def report(self) -> list[str]:
         """Lines for the terminal."""
@@ -74,11 +74,10 @@ class VoteCheck:
             )
         if self.longer is not None:
             lines.append(f"  the one with more words was chosen in {self.longer:.1%}")
-        if self.length is not None:
+        if self.by_length is not None:
             lines.append(
-                "  of the votes on held-out prompts one predicts, by length alone"
-                f" {self.length:.1%}, by {len(counting.NAMES)} counts of words {self.counts:.1%}:"
-                " a rater should do better"
+                f"  length alone predicts {self.by_length:.1%} of the votes on held-out prompts,"
+                f" {len(counting.NAMES)} counts of words {self.by_counts:.1%}: a rater should do better"
             )
         elif self.votes >= _FOLDS:
             lines.append(
@@ -103,7 +102,7 @@ def check_votes(rows: Sequence[Comparison]) -> VoteCheck:
         for share in [max(np.mean(shares), 1 - np.mean(shares))] * len(shares)
     ]
     triples, cycles = _cycles({pair: float(np.mean(x)) for pair, x in by_pair.items()})
-    length, counts = _explained(rows)
+    by_length, by_counts = _explained(rows)
     return VoteCheck(
         votes=len(rows),
         prompts=len({row.prompt for row in rows}),
@@ -117,8 +116,8 @@ def check_votes(rows: Sequence[Comparison]) -> VoteCheck:
         triples=triples,
         cycles=cycles,
         longer=_longer(rows),
-        length=length,
-        counts=counts,
+        by_length=by_length,
+        by_counts=by_counts,
     )
 
 

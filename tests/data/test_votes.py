@@ -69,14 +69,14 @@ def test_what_length_explains_and_what_more_counts_do():
     found = check_votes(rows)
     assert found.longer == pytest.approx(0.8)
     # Texts of one length are a tie: half of them are right.
-    assert found.length == pytest.approx(0.5 * 0.5 + 0.5 * found.longer, abs=0.02)
-    assert found.counts == pytest.approx(0.5 + 0.5 * found.longer, abs=0.02)
+    assert found.by_length == pytest.approx(0.5 * 0.5 + 0.5 * found.longer, abs=0.02)
+    assert found.by_counts == pytest.approx(0.5 + 0.5 * found.longer, abs=0.02)
 
 
 def test_without_scikit_learn_that_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     found = check_votes([vote("a b", "c", prompt=str(n)) for n in range(9)])
-    assert found.length is None and found.longer == 1.0
+    assert found.by_length is None and found.longer == 1.0
     assert "pip install '.[counts]'" in found.report()[-1]
 
 

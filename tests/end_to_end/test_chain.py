@@ -87,6 +87,9 @@ def test_a_file_of_paths_sizes_and_step_counts_runs_the_chain_on_json_lines(
         LENGTHS = {LENGTHS}
         RATER_LENGTHS = {RATER_LENGTHS}
         SFT_STEPS = 30
+        READING_STEPS = 30
+        READING_BATCH_SIZE = 8
+        RATER_EVAL_PERIOD = 15
         REWARD_STEPS = 30
         PREFERENCE_STEPS = 30
         POLICY_STEPS = 30
@@ -106,7 +109,7 @@ def test_a_file_of_paths_sizes_and_step_counts_runs_the_chain_on_json_lines(
     assert main(["run", f"--gin_file={tmp_path / 'mine.gin'}", *settings, f"--workdir={out}"]) == 0
     _assert_began(out, {"base": checkpoint} if base else {})
     result = json.loads((out / "tournament" / "tournament.json").read_text())
-    assert result["judge"] == "preference model"
+    assert result["judge"] == "preference embedding"
     assert result["win_rates"]["names"] == ["SFT", "RLHF", "SP", "MD", "BR", "EMA", "reference"]
     raters, page = [rater["name"] for rater in result["raters"]], (out / "report.html").read_text()
     says = "The judge is the rater that SP, MD, BR and EMA were trained against: this says"
@@ -121,14 +124,14 @@ def test_a_file_of_paths_sizes_and_step_counts_runs_the_chain_on_json_lines(
             for name in ("preference", "reward", "judge")
         ]
         assert trained_on[0] == trained_on[1] and trained_on[0] + trained_on[2] == 24
-    assert_no_guard_spoke(out, trainings=8 if halve_from else 9)
+    assert_no_guard_spoke(out, trainings=8 + (not halve_from) + (base is None))
 
 
 def _assert_began(out, given):
-    """SFT and the raters at the base, or SFT at random and the raters at SFT's best step."""
+    """SFT and the raters at the base, or SFT at random and the raters after reading lessons."""
     for name in ("sft", "reward", "preference"):
         record = json.loads((out / name / "run.json").read_text())
-        source = given.get("base", None if name == "sft" else f"{out}/sft#best")
+        source = given.get("base", None if name == "sft" else f"{out}/reading")
         assert [x["source"] for x in record["checkpoints"].values()] == ([source] if source else [])
         description = load(str(out / name)).description
         assert description["model"]["emb_dim"] == (16 if given else 64)

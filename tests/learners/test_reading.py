@@ -89,7 +89,6 @@ def learned(steps: int, **settings) -> dict[str, float]:
 def test_a_network_whose_keys_start_as_its_queries_learns_to_find_words():
     found = learned(150, alike_init=True)
     assert found["in_text"] > 0.9
-    print(found, learned(150))
 
 
 @pytest.mark.parametrize("microbatches", [2])

@@ -144,3 +144,9 @@ def test_a_family_without_it_refuses_it():
         setup.as_trained(network(0.0), None, 1.5)
     model = setup.as_trained(network(0.0), True, 0.1)
     assert (model.config.remat, model.config.dropout_rate) == (True, 0.1)
+
+
+def test_how_random_parameters_are_drawn_stays():
+    alike = tiny.model(**tiny.MESH_SIZES, alike_init=True)
+    assert setup.as_trained(alike, None, 0.1).config.alike_init
+    assert not setup.as_trained(network(0.0), None, 0.1).config.alike_init
