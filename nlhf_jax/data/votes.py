@@ -75,9 +75,10 @@ class VoteCheck:
         if self.longer is not None:
             lines.append(f"  the one with more words was chosen in {self.longer:.1%}")
         if self.by_length is not None:
+            count = len(counting.NAMES)
             lines.append(
                 f"  length alone predicts {self.by_length:.1%} of the votes on held-out prompts,"
-                f" {len(counting.NAMES)} counts of words {self.by_counts:.1%}: a rater should do better"
+                f" {count} counts of words {self.by_counts:.1%}: a rater should do better"
             )
         elif self.votes >= _FOLDS:
             lines.append(
