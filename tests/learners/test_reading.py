@@ -1,11 +1,16 @@
 """Reading lessons: their right answers by hand, how responses are made, what is learned."""
 
+import itertools
+
 import jax
 import numpy as np
 import optax
 import pytest
 
+from nlhf_jax.errors import UserError
 from nlhf_jax.learners.reading import ReadingLearner, made_up, right_answers
+from nlhf_jax.learners.votes import VoteLearner
+from nlhf_jax.models.language_model import logits_after
 from nlhf_jax.models.t5 import T5
 from nlhf_jax.models.t5_layers import T5Config
 from tests import tiny
@@ -110,3 +115,59 @@ def test_the_loss_is_a_sum_over_rows(microbatches):
         states.append(learner.train_step(learner.init(), batch)[0])
     for one, other in zip(*(jax.tree.leaves(state.params) for state in states), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+# --- beside the votes ----------------------------------------------------------------------------
+
+
+def vote_learner(**settings) -> VoteLearner:
+    network = tiny.model(tiny.RATER_VOCABULARY)
+    return VoteLearner(
+        rater=tiny.rater("embedding", network),
+        partitioner=tiny.one_device(),
+        optimizer=optax.sgd(0.1),
+        seed=0,
+        initial_params=lambda: tiny.params(network, 1),
+        **settings,
+    )
+
+
+def test_lessons_beside_the_votes_are_asked_of_the_same_responses():
+    """The votes' loss and metrics are the same; what is trained on has the lessons' cost beside."""
+    plain, beside = vote_learner(), vote_learner(reading=0.5)
+    batch = {name: jax.numpy.asarray(x) for name, x in tiny.batch("embedding", 0).items()}
+    state = plain.init()
+    rows, _ = plain.rows(state, None, batch)
+
+    def losses(learner):
+        return jax.jit(lambda params: learner.loss(params, None, rows))(state.params)
+
+    (alone, metrics), (total, more) = losses(plain), losses(beside)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(more[name], value, atol=1e-6, err_msg=name)
+    assert alone == metrics["loss"]
+    network, responses = plain.model, np.stack([batch["chosen"], batch["rejected"]], axis=1)
+    context = network.encode(state.params, batch["text"])
+    said = np.asarray(logits_after(network, state.params, context, responses))[..., :2]
+    answers = np.asarray(right_answers(batch["text"], responses, TOKENS))
+    wrong = np.zeros(8)
+    for row, number in itertools.product(range(8), range(2)):
+        length = responses[row, number].tolist().index(EOS)
+        for question, first in ((0, 0), (1, 1)):
+            of_row = [responses[row, n].tolist().index(EOS) - first for n in range(2)]
+            for place in range(first, length):
+                logit = said[row, number, place, question]
+                signed = logit if answers[row, number, place, question] else -logit
+                wrong[row] += np.log1p(np.exp(-signed)) / max(sum(max(n, 0) for n in of_row), 1)
+    np.testing.assert_allclose(total, alone + 0.5 * wrong.mean(), rtol=1e-5)
+
+
+def test_other_kinds_have_no_lessons():
+    with pytest.raises(UserError, match="READING is 0.5 but a preference model has no such"):
+        VoteLearner(
+            rater=tiny.rater("preference"),
+            reading=0.5,
+            partitioner=tiny.one_device(),
+            optimizer=optax.sgd(0.1),
+            seed=0,
+        )

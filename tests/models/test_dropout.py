@@ -16,7 +16,7 @@ from nlhf_jax.rollout import sample_responses
 from tests import tiny
 
 RATE = 0.25
-LEARNERS = pytest.mark.parametrize("kind", ["supervised", "preference", "reward"])
+LEARNERS = pytest.mark.parametrize("kind", ["supervised", "preference", "embedding"])
 
 
 def network(rate=RATE, **settings):
