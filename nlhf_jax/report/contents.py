@@ -50,6 +50,7 @@ class Stage:
       curves: metric -> split -> (steps `[M]`, values `[M]`), the main metrics first.
       alarms: what guards said of it.
       changes: what it was continued with in place of what it was begun with, in sentences.
+      began_at: the checkpoint from whose parameters it began; None of random ones, or not recorded.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Stage:
     curves: Mapping[str, Mapping[str, plots.Curve]]
     alarms: tuple[str, ...] = ()
     changes: tuple[str, ...] = ()
+    began_at: str | None = None
 
     def last(self, split: str) -> dict[str, float]:
         """The last finite value of every metric of a split."""
@@ -176,6 +178,7 @@ def _read_stages(workdir: epath.Path) -> tuple[Stage, ...]:
             curves,
             alarms,
             _read_changes(directory / "run.json", name),
+            _read_began_at(directory / "run.json", workdir),
         )
         found.append((order, stage))
     return tuple(stage for _, stage in sorted(found, key=lambda pair: pair[0]))
@@ -198,6 +201,21 @@ def _read_changes(path: epath.Path, name: str) -> tuple[str, ...]:
         RecursionError,
     ):  # of a tournament, or damaged: a training says so
         return ()
+
+
+def _read_began_at(path: epath.Path, workdir: epath.Path) -> str | None:
+    """A checkpoint of the chain's own is called by its place there: `sft#best (step 500)`."""
+    try:
+        opened = json.loads(path.read_text())["checkpoints"] if path.exists() else {}
+        for setting in ("base_checkpoint", "initial_checkpoint"):
+            if setting in opened:
+                source, meant = opened[setting]["source"], opened[setting]["path"]
+                source = source.removeprefix(f"{absolute(workdir)}/")
+                step = re.search(r"/checkpoints/(\d+)$", meant)
+                return text_of(source + (f" (step {step[1]})" if step else ""))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # as above
+        pass
+    return None
 
 
 def _read_metrics(

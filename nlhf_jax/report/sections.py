@@ -57,9 +57,9 @@ def _finding(finding: Finding) -> Section:
 def _stages(report: Report) -> Section | None:
     if not report.stages:
         return None
-    header = (
+    header = [
         "Stage", "Steps", "Wall time", "Steps / s", "Last on train", "Last on validation", "Data",
-    )  # fmt: skip
+    ]  # fmt: skip
     rows = [
         [
             Cell(stage.name),
@@ -72,7 +72,15 @@ def _stages(report: Report) -> Section | None:
         ]
         for stage in report.stages
     ]
-    return Section("What was run", [Table(header, rows, words=(4, 5, 6))])
+    words = [4, 5, 6]
+    if any(stage.began_at for stage in report.stages):
+        header.append("Began at")
+        rows = [
+            [*row, Cell(stage.began_at or "random parameters" if stage.steps else NOTHING)]
+            for row, stage in zip(rows, report.stages, strict=True)
+        ]
+        words.append(7)
+    return Section("What was run", [Table(header, rows, words=words)])
 
 
 def _curves(report: Report) -> Section | None:

@@ -108,6 +108,8 @@ def test_a_file_of_paths_sizes_and_step_counts_runs_the_chain_on_json_lines(
         settings += [f"--gin.BASE_VOCABULARY='{TLDR_MINI_MODEL}'"]
     assert main(["run", f"--gin_file={tmp_path / 'mine.gin'}", *settings, f"--workdir={out}"]) == 0
     _assert_began(out, {"base": checkpoint} if base else {})
+    began = "base" if base else "reading (step 30)"
+    assert began in (out / "report.html").read_text()
     result = json.loads((out / "tournament" / "tournament.json").read_text())
     assert result["judge"] == "preference embedding"
     assert result["win_rates"]["names"] == ["SFT", "RLHF", "SP", "MD", "BR", "EMA", "reference"]
