@@ -71,7 +71,9 @@ def _who_beats_whom(result: TournamentResult) -> Section:
 def _off(error: float) -> str:
     if error >= 0.5:
         return ", which under this judge is nowhere"
-    return f" and of more than {error:.3f}, what the judge is off by" if error else ""
+    if not error:
+        return ""
+    return f" and the rate is further from one half than the judge is off by, {error:.3f}"
 
 
 def _policies(result: TournamentResult, picture: str | None) -> Section:
@@ -177,7 +179,7 @@ def _raters(result: TournamentResult, picture: str | None) -> Section | None:
     header = ["Rater", "Accuracy"]
     rows = [
         [
-            Cell(rater.name + (" (the judge)" if rater.name == result.judging else "")),
+            Cell(rater.name + (" (judge)" if rater.name == result.judging != "judge" else "")),
             estimate_cell(rater.accuracy),
         ]
         for rater in result.raters
