@@ -11,6 +11,7 @@ import pytest
 from scipy.special import expit, logit
 
 from nlhf_jax import raters
+from nlhf_jax.errors import UserError
 from nlhf_jax.raters import PreferenceEmbedding, PreferenceModel, RewardModel
 from tests import tiny
 from tests.tiny import EOS
@@ -71,6 +72,22 @@ def test_which_kinds_may_go_in_circles(kind):
         np.testing.assert_allclose(around, 0, atol=1e-5)
     else:
         assert np.max(np.abs(around)) > 1e-2
+
+
+@KINDS
+def test_who_has_rewards_that_say_all_it_prefers(kind):
+    rater = tiny.rater(kind)
+    assert rater.rewards == (kind == "reward")
+    if kind in ("preference", "antisymmetric"):
+        with pytest.raises(UserError, match="has no reward of one alone"):
+            rater.reward(PARAMS, TEXT, FIRST)
+    alone = PreferenceEmbedding(NETWORK, cyclic=0)
+    assert alone.rewards
+    reward = jax.jit(alone.reward)
+    expected = reward(PARAMS, TEXT, FIRST) - reward(PARAMS, TEXT, SECOND)
+    np.testing.assert_allclose(
+        jax.jit(alone.logit)(PARAMS, TEXT, FIRST, SECOND), expected, atol=1e-5
+    )
 
 
 def test_the_antisymmetric_model_is_a_pair_model_and_a_reward_model():

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from nlhf_jax.errors import UserError
 from nlhf_jax.models.language_model import LanguageModel, PyTree
 from nlhf_jax.raters.packing import interleave
 
@@ -34,8 +35,11 @@ class Rater(abc.ABC):
         return False
 
     def reward(self, params: PyTree, text: jax.Array, response: jax.Array) -> jax.Array:
-        """A number for each response, float32 `[B]`; only differences on a text mean something."""
-        raise NotImplementedError(f"a {self.kind} model has no reward")
+        """A number for each response, float32 `[B]`; only differences on a text mean something.
+
+        Raises UserError for a rater without `rewards`.
+        """
+        raise UserError(f"a {self.kind} model compares responses: it has no reward of one alone")
 
     @abc.abstractmethod
     def description(self) -> dict[str, Any]:

@@ -69,7 +69,9 @@ def accuracy(kind: str, rules) -> float:
     return float(jax.device_get(learner.eval_step(state, held_out)["accuracy"]))
 
 
-@pytest.mark.parametrize("kind", ["preference", "embedding", "antisymmetric"])
+@pytest.mark.parametrize(
+    "kind", ["preference", "embedding", pytest.param("antisymmetric", marks=pytest.mark.long)]
+)
 def test_rock_paper_and_scissors_are_learned(kind):
     assert accuracy(kind, BEATS) >= 0.99
 
@@ -78,6 +80,7 @@ def test_an_ace_and_a_circle_are_learned_together():
     assert accuracy("embedding", BEATS + ACE_BEATS) >= 0.99
 
 
+@pytest.mark.long
 def test_rewards_cannot_hold_a_circle():
     """The ace they can: with the three others alike they are right in 1/2 + 1/2 of 1/3 to 2/3."""
     assert 0.6 < accuracy("reward", BEATS + ACE_BEATS) < 0.9

@@ -183,7 +183,9 @@ def test_average_gradient_is_the_gradient_of_the_exact_objective(opponent):
         assert _relative_error(gradient, _exact_gradient(opponent)) < 1e-4, kl
 
 
-@pytest.mark.parametrize("rater", ["embedding", "antisymmetric"])
+@pytest.mark.parametrize(
+    "rater", ["embedding", pytest.param("antisymmetric", marks=pytest.mark.long)]
+)
 def test_it_is_so_for_every_kind_of_rater(rater):
     exact = _exact_gradient("nash_md", rater)
     for kl, gradient in _average_gradients("nash_md", rater).items():
