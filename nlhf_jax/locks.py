@@ -136,7 +136,9 @@ def _held_object(workdir: str) -> Iterator[None]:
                         file=sys.stderr,
                         flush=True,
                     )
-                    signal.pthread_kill(main, signal.SIGINT)
+                    # What is started with `nohup` or `&` may ignore Ctrl-C.
+                    heard = signal.getsignal(signal.SIGINT) != signal.SIG_IGN
+                    signal.pthread_kill(main, signal.SIGINT if heard else signal.SIGTERM)
                     return
                 generation = written
 

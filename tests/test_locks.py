@@ -39,7 +39,7 @@ with held(workdir):
 class Holder:
     """Another process, which holds a directory."""
 
-    def __init__(self, way, workdir):
+    def __init__(self, way, workdir, ctrl_c=signal.SIG_DFL):
         self.process = subprocess.Popen(
             [sys.executable, "-c", _HOLDER, way, str(workdir)],
             cwd=REPOSITORY,
@@ -48,6 +48,7 @@ class Holder:
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, ctrl_c),
         )
         said = self.process.stdout.readline().split()
         assert said == ["held", str(self.process.pid)]
@@ -174,12 +175,14 @@ def test_an_object_that_stands_still_is_taken_over(tmp_path, short_beats):
             pytest.fail("two at once")
 
 
-def test_a_run_that_stood_still_and_was_taken_over_stops(tmp_path, short_beats):
+@pytest.mark.parametrize("ctrl_c", [signal.SIG_DFL, signal.SIG_IGN], ids=["heard", "nohup"])
+def test_a_run_that_stood_still_and_was_taken_over_stops(tmp_path, short_beats, ctrl_c):
+    """Also one that was started in the background, where Ctrl-C is ignored."""
     workdir = f"file://{tmp_path}"
-    with Holder("object", workdir) as holder:
+    with Holder("object", workdir, ctrl_c) as holder:
         os.kill(holder.process.pid, signal.SIGSTOP)
         with locks._held_object(workdir):
             ours = (tmp_path / ".lock").read_bytes()
             os.kill(holder.process.pid, signal.SIGCONT)
-            assert holder.process.wait(timeout=60) != 0  # by KeyboardInterrupt
+            assert holder.process.wait(timeout=60) != 0
             assert b"token" in ours and (tmp_path / ".lock").read_bytes() == ours
