@@ -210,7 +210,8 @@ def _read_began_at(path: epath.Path, workdir: epath.Path) -> str | None:
         for setting in ("base_checkpoint", "initial_checkpoint"):
             if setting in opened:
                 source, meant = opened[setting]["source"], opened[setting]["path"]
-                source = source.removeprefix(f"{absolute(workdir)}/")
+                for place in (absolute(workdir), workdir):  # as the chain was called
+                    source = source.removeprefix(f"{place}/")
                 step = re.search(r"/checkpoints/(\d+)$", meant)
                 return text_of(source + (f" (step {step[1]})" if step else ""))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # as above

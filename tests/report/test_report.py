@@ -369,7 +369,7 @@ def test_of_several_tournaments_each_has_its_sections(tmp_path):
     assert [rows[n * 20]["tournament"] for n in range(3)] == list(names)
 
 
-def test_a_training_says_where_it_began(tmp_path):
+def test_a_training_says_where_it_began(tmp_path, monkeypatch):
     """By the chain's own name for a checkpoint of the chain; nothing is said where none did."""
     for name, source in (
         ("sft", None),
@@ -397,6 +397,12 @@ def test_a_training_says_where_it_began(tmp_path):
         return {stage.name: stage.began_at for stage in read}
 
     assert stages() == {"sft": None, "reward": "sft#best (step 20)", "policy": "gs://b/t5"}
+    monkeypatch.chdir(tmp_path.parent)  # a chain that was called by a relative path
+    record = tmp_path / "reward" / "run.json"
+    record.write_text(record.read_text().replace(str(tmp_path), tmp_path.name))
+    relative = contents.read_report(epath.Path(tmp_path.name)).stages
+    assert "sft#best (step 20)" in [stage.began_at for stage in relative]
+    record.write_text(record.read_text().replace(tmp_path.name, str(tmp_path)))
     write_report(tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "Began at" in page and "sft#best (step 20)" in page and "random parameters" in page
