@@ -10,6 +10,7 @@ import numpy as np
 from nlhf_jax.data.json_lines import Comparison
 from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation import counting
+from nlhf_jax.evaluation.votes import agreement
 
 _FOLDS = 5
 _MOST = 20_000  # votes to which counting is fitted: more take long and say the same
@@ -188,10 +189,8 @@ def _held_out(
     for fold in range(_FOLDS):
         held_out = folds == fold
         judge = counting.CountingJudge(*_texts(rows, ~held_out), shares[~held_out], names)
-        preferred, of_fold = judge.compare(*_texts(rows, held_out)), shares[held_out]
-        agreeing[held_out] = np.select(
-            [preferred > 0.5, preferred < 0.5], [of_fold, 1 - of_fold], 0.5
-        )
+        preferred = judge.compare(*_texts(rows, held_out))
+        agreeing[held_out] = agreement(preferred, shares[held_out])
     return float(agreeing.mean())
 
 

@@ -94,7 +94,7 @@ def rater_accuracy(
         raise UserError(f"there are no comparisons on which to measure the rater '{name}'")
     preferred = judges.answers(judge, prompts, chosen, rejected)
     shares = np.asarray(vote_shares, np.float64)
-    agreeing = np.select([preferred > 0.5, preferred < 0.5], [shares, 1 - shares], 0.5)
+    agreeing = agreement(preferred, shares)
     posts, post_of = np.unique(np.asarray(prompts, object), return_inverse=True)
     certainty = np.maximum(preferred, 1 - preferred)
     return RaterAccuracy(
@@ -107,6 +107,11 @@ def rater_accuracy(
         _reliability(certainty, agreeing),
         getattr(judge, "temperature", None),
     )
+
+
+def agreement(preferred: np.ndarray, vote_shares: np.ndarray) -> np.ndarray:
+    """Share of each comparison's votes `[N]` that agree with a preference; of a tie one half."""
+    return np.select([preferred > 0.5, preferred < 0.5], [vote_shares, 1 - vote_shares], 0.5)
 
 
 def log_loss(preferred: np.ndarray, vote_shares: np.ndarray) -> float:

@@ -15,7 +15,12 @@ from nlhf_jax import losses
 from nlhf_jax.errors import UserError
 from nlhf_jax.learners.learner import Batch, Learner, Metrics, Rows, row_weights
 from nlhf_jax.learners.state import Purpose, TrainState, key_for
-from nlhf_jax.models.language_model import PyTree, response_mask, token_log_probs
+from nlhf_jax.models.language_model import (
+    PyTree,
+    logits_of_streams,
+    response_mask,
+    token_log_probs,
+)
 from nlhf_jax.objectives import Objective, Scored
 from nlhf_jax.opponents import POLICY, REFERENCE, Opponent, Player
 from nlhf_jax.raters import Scorer, score_against, score_and_more
@@ -105,9 +110,12 @@ class PolicyLearner(Learner):
         inputs, responses = rows["inputs"], rows["responses"]
         with jax.named_scope("reference"):
             context = rows["reference_context"]
-            reference_logits = self._logits(frozen["reference"], context, responses)
+            reference_logits = logits_of_streams(
+                self.model, frozen["reference"], context, responses
+            )
         with jax.named_scope("gradient"):
-            logits = self._logits(params, self.model.encode(params, inputs), responses)
+            own = self.model.encode(params, inputs)
+            logits = logits_of_streams(self.model, params, own, responses)
             scored = Scored(
                 responses=responses,
                 mask=response_mask(responses, self.model.tokens.eos),
@@ -179,14 +187,6 @@ class PolicyLearner(Learner):
             "advantage_squared": jnp.sum(weights * jnp.square(advantages)),
         } | {name: jnp.sum(weights * values) for name, values in more.items()}
         return rows, metrics, (y, other)
-
-    def _logits(self, params: PyTree, context: PyTree, responses: jax.Array) -> jax.Array:
-        """Teacher-forced, of responses `[B, G, T]` to prompts that were read: `[B, G, T, V]`."""
-        streams = responses.shape[1]
-        # A prompt's responses are neighbours, so they stay on the device that has it.
-        context = jax.tree.map(lambda x: jnp.repeat(x, streams, axis=0), context)
-        logits = self.model.logits(params, context, responses.reshape(-1, responses.shape[-1]))
-        return logits.reshape(*responses.shape, -1)
 
     def _check_kept_sets(self) -> None:
         state = self.abstract_state()

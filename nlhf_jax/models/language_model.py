@@ -136,6 +136,17 @@ def response_mask(responses: jax.Array | np.ndarray, eos: int) -> jax.Array:
     return (~ended_before).astype(jnp.float32)
 
 
+def logits_of_streams(
+    model: LanguageModel, params: PyTree, context: PyTree, responses: jax.Array
+) -> jax.Array:
+    """Teacher-forced logits `[B, G, T, V]` of responses `[B, G, T]` to prompts that were read."""
+    streams = responses.shape[1]
+    # A prompt's responses are neighbours, so they stay on the device that has it.
+    context = jax.tree.map(lambda x: jnp.repeat(x, streams, axis=0), context)
+    logits = model.logits(params, context, responses.reshape(-1, responses.shape[-1]))
+    return logits.reshape(*responses.shape, -1)
+
+
 def logits_after(
     model: LanguageModel, params: PyTree, context: PyTree, responses: jax.Array
 ) -> jax.Array:
@@ -143,13 +154,9 @@ def logits_after(
 
     What a response's last token adds is in them, unlike in those that predict its tokens.
     """
-    streams, length = responses.shape[1:]
-    # A prompt's responses are neighbours, so they stay on the device that has it.
-    context = jax.tree.map(lambda x: jnp.repeat(x, streams, axis=0), context)
     # The logits at a position are those before its token: of one position more, all but the first.
-    read = jnp.pad(responses.reshape(-1, length), ((0, 0), (0, 1)))
-    logits = model.logits(params, context, read)[:, 1:]
-    return logits.reshape(*responses.shape, -1)
+    read = jnp.pad(responses, ((0, 0), (0, 0), (0, 1)))
+    return logits_of_streams(model, params, context, read)[:, :, 1:]
 
 
 def token_log_probs(logits: jax.Array, targets: jax.Array) -> jax.Array:
