@@ -94,7 +94,7 @@ def tldr_mini(data_dir: str, short_template: bool = True) -> Dataset:
         "tldr_mini",
         vocabulary,
         *_templates(vocabulary, short_template),
-        judge=PopulationJudge(population.preferences),
+        judge=PopulationJudge(population.preferences, name="tldr_mini"),
     )
     tasks.register_tasks(
         dataset.name, sources.tldr_mini_sources(data_dir), vocabulary, dataset.rater

@@ -28,6 +28,8 @@ UNK_ID = 2
 # T5's sentinels, which some models have as pieces that any text may hold.
 _SENTINEL = re.compile(r"▁?<extra_id_\d+>")
 
+_BLANK = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes it
+
 # Ships with the package.
 TLDR_MINI_MODEL = importlib.resources.files("nlhf_jax.data.tldr_mini") / "tldr_mini.model"
 
@@ -94,10 +96,23 @@ class Vocabulary:
                 kept.append(token if 0 <= token < self.size else self.unk_id)
         return self._processor.DecodeIds(kept)
 
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Text of each token by itself, up to the first EOS, which is the last: `</s>`.
+
+        A token that begins a word begins with a blank.
+        """
+        found = []
+        for token in map(int, ids):
+            known = token if 0 <= token < self.size else self.unk_id
+            found.append(self._processor.IdToPiece(known).replace(_BLANK, " "))
+            if token == self.eos_id:
+                break
+        return found
+
     def starts_of_words(self) -> np.ndarray:
         """Which pieces begin a word: bool `[size]`."""
         pieces = map(self._processor.IdToPiece, range(self.size))
-        return np.array([piece.startswith("\N{LOWER ONE EIGHTH BLOCK}") for piece in pieces], bool)
+        return np.array([piece.startswith(_BLANK) for piece in pieces], bool)
 
     def rater_labels(self) -> tuple[int, int]:
         """Ids of the answers "1" and "2". Raises UserError if they are not one token each."""

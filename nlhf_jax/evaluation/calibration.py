@@ -26,14 +26,21 @@ class CalibratedJudge:
     def __init__(self, judge: Judge, temperature: float):
         self.name = judge.name
         self.temperature = temperature
-        self._judge = judge
+        self.judge = judge
+        self.both_orders = getattr(judge, "both_orders", None)  # as they are
 
     def compare(
         self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
     ) -> np.ndarray:
         """P(first > second | prompt), `[N]`; see `judges.Judge`."""
-        asked = judges.answers(self._judge, prompts, first, second)
-        return expit(_log_odds(asked) / self.temperature)
+        return self._calibrated(judges.answers(self.judge, prompts, first, second))
+
+    def of_orders(self, orders: np.ndarray) -> np.ndarray:
+        """`compare` of what was said in both orders, `[N, 2]`."""
+        return self._calibrated(orders.mean(axis=1))
+
+    def _calibrated(self, probability: np.ndarray) -> np.ndarray:
+        return expit(_log_odds(probability) / self.temperature)
 
 
 def fit_temperature(

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from scipy.special import expit
 
-from nlhf_jax import processes
+from nlhf_jax import __version__, processes
 from nlhf_jax.models.language_model import SpecialTokens
 
 POPULATION = "preference of the population"  # how reports call the exact preference
@@ -22,6 +22,10 @@ class Judge(Protocol):
     Attributes:
       name: how reports call it.
       votes: whether it answers 0 or 1 (to be counted) or with probabilities (to be averaged).
+
+    What a judge may have besides: `identity`, a value of JSON that is another one whenever its
+    answers may be others, without which they are not taken from an earlier run; and `both_orders`,
+    see the function of this name.
     """
 
     name: str
@@ -41,10 +45,32 @@ def answers(
     judge: Judge, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
 ) -> np.ndarray:
     """What `judge.compare` gives; raises ValueError unless it is `[N]` and in [0, 1]."""
-    found = np.asarray(judge.compare(prompts, first, second), np.float64)
-    if found.shape != (len(prompts),) or not np.all((found >= 0) & (found <= 1)):
+    found = judge.compare(prompts, first, second)
+    return _checked(judge, found, (len(prompts),))
+
+
+def both_orders(
+    judge: Judge, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """What `answers` gives, and P(first > second) as asked in either order, `[N, 2]`.
+
+    The second is what `judge.both_orders` gives, where the first is shown first and where the
+    second is; None of a judge without it, to whom order is nothing. The answer is their mean, or
+    what `judge.of_orders` makes of them.
+    """
+    if getattr(judge, "both_orders", None) is None:
+        return answers(judge, prompts, first, second), None
+    found = judge.both_orders(prompts, first, second)  # type: ignore[attr-defined]
+    orders = _checked(judge, found, (len(prompts), 2))
+    of_orders = getattr(judge, "of_orders", None)
+    return orders.mean(axis=1) if of_orders is None else of_orders(orders), orders
+
+
+def _checked(judge: Judge, found: Any, shape: tuple[int, ...]) -> np.ndarray:
+    found = np.asarray(found, np.float64)
+    if found.shape != shape or not np.all((found >= 0) & (found <= 1)):
         raise ValueError(
-            f"the judge {judge.name!r} gave answers of shape {found.shape} for {len(prompts)}"
+            f"the judge {judge.name!r} gave answers of shape {found.shape} for {shape[0]}"
             " prompts, or some outside [0, 1]"
         )
     return found
@@ -58,15 +84,21 @@ class AskedOnce:
 
     def __init__(self, judge: Judge):
         self.name, self.votes = judge.name, judge.votes
-        self._judge = judge
+        self.identity = getattr(judge, "identity", None)
+        self.of_orders = getattr(judge, "of_orders", None)
+        self.both_orders = None
+        if getattr(judge, "both_orders", None) is not None:
+            self.both_orders = functools.partial(self._from_first, judge.both_orders)  # type: ignore
+        self.judge = judge
 
     def compare(
         self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
     ) -> np.ndarray:
-        def ask() -> list[float]:
-            return np.asarray(self._judge.compare(prompts, first, second), np.float64).tolist()
+        return self._from_first(self.judge.compare, prompts, first, second)
 
-        return np.asarray(processes.from_first(ask), np.float64)
+    def _from_first(self, ask: Callable, *texts: Sequence[str]) -> np.ndarray:
+        found = processes.from_first(lambda: np.asarray(ask(*texts), np.float64).tolist())
+        return np.asarray(found, np.float64)
 
 
 class PopulationJudge:
@@ -77,6 +109,7 @@ class PopulationJudge:
       votes: draw a vote from every P instead of giving P itself.
       seed: of the votes. A vote is a function of the seed and the three texts: it depends neither
         on the order of the calls nor on which of the two responses is called the first.
+      name: of the population, by which its answers are known again; None if they are not to be.
     """
 
     def __init__(
@@ -84,9 +117,11 @@ class PopulationJudge:
         preferences: Callable[[Sequence[str], Sequence[str], Sequence[str]], np.ndarray],
         votes: bool = False,
         seed: int = 0,
+        name: str | None = None,
     ):
         self.name = "votes of the population" if votes else POPULATION
         self.votes = votes
+        self.identity = name and [self.name, name, __version__, seed]
         self._preferences = preferences
         self._seed = seed
 
@@ -203,7 +238,16 @@ class PreferenceModelJudge(NetworkJudge):
     name = "preference model"
 
     def _compare(self, prompts, first, second):
-        return (self._ask(prompts, first, second) + 1 - self._ask(prompts, second, first)) / 2
+        return self.both_orders(prompts, first, second).mean(axis=1)
+
+    def both_orders(
+        self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
+    ) -> np.ndarray:
+        """P(first > second), `[N, 2]`, with the first shown first, and with the second."""
+        if not prompts:
+            return np.zeros((0, 2))
+        asked = self._ask(prompts, first, second), 1 - self._ask(prompts, second, first)
+        return np.stack(asked, axis=1)
 
 
 class AntisymmetricModelJudge(NetworkJudge):
@@ -265,5 +309,14 @@ class EnsembleJudge:
     def compare(
         self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
     ) -> np.ndarray:
-        asked = [answers(member, prompts, first, second) for member in self._members]
+        return self.both_orders(prompts, first, second).mean(axis=1)
+
+    def both_orders(
+        self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
+    ) -> np.ndarray:
+        """The members' means, `[N, 2]`; those to whom order is nothing say the same twice."""
+        asked = []
+        for member in self._members:
+            scores, orders = both_orders(member, prompts, first, second)
+            asked.append(np.stack([scores, scores], axis=1) if orders is None else orders)
         return np.mean(asked, axis=0)

@@ -12,6 +12,7 @@ from etils import epath
 from nlhf_jax.errors import UserError, first_line
 from nlhf_jax.evaluation.conforming import check_conforms
 from nlhf_jax.evaluation.intervals import Estimate, p_values_of_intervals
+from nlhf_jax.evaluation.opinions import Opinion
 from nlhf_jax.evaluation.statistics import Standing, WinRates
 from nlhf_jax.evaluation.votes import RaterAccuracy, Reliability
 from nlhf_jax.files import write_whole
@@ -105,6 +106,7 @@ class TournamentResult:
     `prompts_in_split`; `temperature` is that of the samples; `judge_certainty`, in [1/2, 1], is the
     mean probability with which the judge prefers one of two different responses, None of votes.
     `judging` names the one of `raters` that is the judge, None where the judge was not measured.
+    `opinions` are other judges', of the same responses.
     `trained_against_judge` names the policies whose rater in training was this judge, and
     `training_unknown` those whose checkpoints do not say which rater they had. What a file does not
     have, because it is older or the players did not come from checkpoints, is None or empty.
@@ -126,6 +128,7 @@ class TournamentResult:
     trained_against_judge: tuple[str, ...] = ()
     training_unknown: tuple[str, ...] = ()
     judging: str | None = None
+    opinions: tuple[Opinion, ...] = ()
 
     def with_raters(
         self, raters: tuple[RaterAccuracy, ...], judging: str | None
@@ -152,8 +155,8 @@ class TournamentResult:
     def to_json(self) -> str:
         """The whole result; `from_json` gives it back, every float bit for bit."""
         tree = dataclasses.asdict(self)
-        for field in _MATRICES:
-            tree["win_rates"][field] = tree["win_rates"][field].tolist()
+        for rates in (tree["win_rates"], *(one["win_rates"] for one in tree["opinions"])):
+            rates |= {field: rates[field].tolist() for field in _MATRICES}
         tree["intransitivity"] |= {
             "policy_share": self.intransitivity.policy_share,
             "response_share": self.intransitivity.response_share,
@@ -166,22 +169,12 @@ class TournamentResult:
         tree = json.loads(text)
         if tree["format"] != FORMAT:
             raise ValueError(f"format is {tree['format']}, this version reads {FORMAT}")
-        rates = tree["win_rates"]
-        matrices = {name: np.array(rates[name], np.float64) for name in _MATRICES if name in rates}
-        if "p" not in matrices:  # release 0.1 did not correct for how much it said
-            matrices["p"] = p_values_of_intervals(**matrices)
         triples = tree["intransitivity"]
         result = cls(
             judge=tree["judge"],
             votes=tree["votes"],
             prompts=tree["prompts"],
-            win_rates=WinRates(
-                names=tuple(rates["names"]),
-                n=rates["n"],
-                interval=rates["interval"],
-                judge_error=rates.get("judge_error", 0.0),
-                **matrices,
-            ),
+            win_rates=_read_win_rates(tree["win_rates"]),
             players=tuple(
                 PlayerSummary(
                     **player
@@ -204,6 +197,7 @@ class TournamentResult:
             ),
             raters=_read_raters(tree.get("raters", ())),
             judging=tree.get("judging"),
+            opinions=tuple(map(_read_opinion, tree.get("opinions", ()))),
             meta_game=_read_meta_game(tree.get("meta_game")),
             seed=tree.get("seed"),
             prompts_in_split=tree.get("prompts_in_split"),
@@ -303,6 +297,31 @@ def check_result(result: TournamentResult) -> None:
     for sample in result.samples:
         if sample.scores is not None and sample.scores.keys() != sample.responses.keys():
             raise ValueError("a sample has scores of others than who wrote its responses")
+
+
+def _read_win_rates(rates: Mapping) -> WinRates:
+    matrices = {name: np.array(rates[name], np.float64) for name in _MATRICES if name in rates}
+    if "p" not in matrices:  # release 0.1 did not correct for how much it said
+        matrices["p"] = p_values_of_intervals(**matrices)
+    return WinRates(
+        names=tuple(rates["names"]),
+        n=rates["n"],
+        interval=rates["interval"],
+        judge_error=rates.get("judge_error", 0.0),
+        **matrices,
+    )
+
+
+def _read_opinion(row: Mapping) -> Opinion:
+    estimates = {
+        field: {name: Estimate(**one) for name, one in row[field].items()}
+        for field in ("mean_win_rates", "gaps")
+    }
+    rest = {
+        "win_rates": _read_win_rates(row["win_rates"]),
+        "trained_against": tuple(row["trained_against"]),
+    }
+    return Opinion(**{**row, **estimates, **rest})
 
 
 def _read_raters(rows: Sequence[Mapping]) -> tuple[RaterAccuracy, ...]:

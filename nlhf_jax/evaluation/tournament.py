@@ -9,8 +9,10 @@ import numpy as np
 from rouge_score import rouge_scorer
 
 from nlhf_jax.errors import UserError
-from nlhf_jax.evaluation import intervals, judges, statistics
+from nlhf_jax.evaluation import intervals, judges, opinions, statistics
+from nlhf_jax.evaluation.judgements import Judgements
 from nlhf_jax.evaluation.judges import Judge
+from nlhf_jax.evaluation.opinions import Opinion
 from nlhf_jax.evaluation.results import (
     REFERENCE,
     Intransitivity,
@@ -47,6 +49,8 @@ def play(
     seed: int = 0,
     samples: int = 10,
     on_pair: Callable[[int, int], None] | None = None,
+    kept: Judgements | None = None,
+    others: Sequence[Judgements] = (),
 ) -> TournamentResult:
     """Judges every pair of players on every prompt.
 
@@ -61,6 +65,8 @@ def play(
       seed: of the bootstrap and of the drawn references.
       samples: how many prompts to keep with their responses, spread evenly over the prompts.
       on_pair: called with (pairs judged, pairs in all) after each pair, for progress.
+      kept: where the judge's answers are kept.
+      others: judges whose opinions stand beside the judge's.
 
     Raises:
       UserError: no prompts, fewer than two players, a policy named `reference`, or a prompt without
@@ -78,10 +84,20 @@ def play(
     if len(names) < 2:
         raise UserError(f"a tournament needs two players or more, got {', '.join(names) or 'none'}")
 
-    scores = _judge_all_pairs(prompts, responses, judge, on_pair)
+    def ask_all(judge: Judge, kept: Judgements | None, before: int) -> np.ndarray:
+        def answer(i: int, j: int) -> np.ndarray:
+            one, other = responses[names[i]], responses[names[j]]
+            if kept is None:
+                return judges.answers(judge, prompts, one, other)
+            return kept.of((names[i], names[j]), prompts, one, other)
+
+        return _judge_all_pairs(len(prompts), len(names), answer, on_pair, before, 1 + len(others))
+
+    scores = ask_all(judge, kept, 0)
     rates = statistics.win_rates(names, scores, judge.votes, seed)
     against_policies = _scores_against_policies(scores, len(policies))
     means = None if against_policies is None else against_policies.T
+    different = _different(responses)
     rouge = _Rouge()
     return TournamentResult(
         judge=judge.name,
@@ -98,11 +114,41 @@ def play(
             )
             for index, name in enumerate(names)
         ),
-        intransitivity=_intransitivity(names, rates, scores, responses, policies, judge.votes),
+        intransitivity=_intransitivity(names, rates, scores, different, policies, judge.votes),
         samples=_samples(prompts, references, responses, policies, against_policies, samples),
         meta_game=_meta_game(rates, scores, len(policies), seed),
         seed=seed,
-        judge_certainty=None if judge.votes else _certainty(scores, responses),
+        judge_certainty=None if judge.votes else _certainty(scores, different),
+        opinions=tuple(
+            _opinion(other, ask_all(other.judge, other, number), scores, different, policies, seed)
+            for number, other in enumerate(others, start=1)
+        ),
+    )
+
+
+def _opinion(
+    other: Judgements,
+    found: np.ndarray,
+    scores: np.ndarray,
+    different: np.ndarray,
+    policies: tuple[str, ...],
+    seed: int,
+) -> Opinion:
+    """What another judge's answers `found` are, beside the judge's `scores`: `[N, K, K]` each."""
+    players = policies if found.shape[1] == len(policies) else (*policies, REFERENCE)
+    own, of_judge = (_scores_against_policies(one, len(policies)) for one in (found, scores))
+    means, gaps = {}, {}
+    if own is not None and of_judge is not None:
+        for index, name in enumerate(policies):
+            means[name] = intervals.bootstrap_mean(own[:, index], seed)
+            gaps[name] = opinions.gap(own[:, index], of_judge[:, index], seed)
+    return Opinion(
+        judge=other.name,
+        votes=bool(other.judge.votes),
+        win_rates=statistics.win_rates(players, found, other.judge.votes, seed),
+        mean_win_rates=means,
+        gaps=gaps,
+        same_choice=opinions.same_choice(found, scores, different),
     )
 
 
@@ -132,25 +178,34 @@ def _check(
             )
 
 
-def _judge_all_pairs(prompts, responses, judge, on_pair) -> np.ndarray:
-    """Scores `[N, K, K]`, antisymmetric, 1/2 on the diagonal."""
-    names = list(responses)
-    scores = np.full((len(prompts), len(names), len(names)), 0.5)
-    pairs = list(itertools.combinations(range(len(names)), 2))
+def _judge_all_pairs(
+    prompts: int,
+    players: int,
+    answer: Callable[[int, int], np.ndarray],
+    on_pair: Callable[[int, int], None] | None,
+    before: int,
+    judges: int,
+) -> np.ndarray:
+    """`[N, K, K]`, 1/2 on the diagonal; `before` of as many `judges` have judged already."""
+    scores = np.full((prompts, players, players), 0.5)
+    pairs = list(itertools.combinations(range(players), 2))
     for number, (i, j) in enumerate(pairs, start=1):
-        answer = judges.answers(judge, prompts, responses[names[i]], responses[names[j]])
-        scores[:, i, j] = answer
-        scores[:, j, i] = 1 - answer
+        scores[:, i, j] = answer(i, j)
+        scores[:, j, i] = 1 - scores[:, i, j]
         if on_pair is not None:
-            on_pair(number, len(pairs))
+            on_pair(before * len(pairs) + number, judges * len(pairs))
     return scores
 
 
-def _certainty(scores: np.ndarray, responses) -> float | None:
-    """Mean of max(P, 1 - P) over pairs of different texts; None if there are none."""
+def _different(responses: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """Whether two players' texts differ: bool `[N, K, K]`."""
     texts = np.array([[text.strip() for text in of] for of in responses.values()], object).T
-    different = texts[:, :, None] != texts[:, None, :]
-    found = np.maximum(scores, 1 - scores)[different.astype(bool)]
+    return (texts[:, :, None] != texts[:, None, :]).astype(bool)
+
+
+def _certainty(scores: np.ndarray, different: np.ndarray) -> float | None:
+    """Mean of max(P, 1 - P) over pairs of different texts; None if there are none."""
+    found = np.maximum(scores, 1 - scores)[different]
     return float(found.mean()) if found.size else None
 
 
@@ -206,14 +261,13 @@ class _Rouge:
         return tuple(float(best[name].fmeasure) for name in _ROUGE)
 
 
-def _intransitivity(names, rates, scores, responses, policies, votes) -> Intransitivity:
+def _intransitivity(names, rates, scores, different, policies, votes) -> Intransitivity:
     count = len(policies)
     response_triples = response_cycles = None
     if not votes:
-        texts = np.array([[text.strip() for text in responses[name]] for name in policies], object)
-        distinct = texts.T[:, :, None] != texts.T[:, None, :]
+        among = np.s_[:, :count, :count]
         response_triples, response_cycles = statistics.count_cyclic_triples(
-            scores[:, :count, :count], distinct.astype(bool)
+            scores[among], different[among]
         )
     return Intransitivity(
         policy_triples=count * (count - 1) * (count - 2) // 6,

@@ -4,18 +4,22 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
+from etils import epath
 
-from nlhf_jax.checkpoints.networks import Network, load_network
+from nlhf_jax import checkpoints, processes
+from nlhf_jax.checkpoints.networks import Network, open_network, warn_of_short_texts
 from nlhf_jax.data.datasets import Dataset
 from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation.calibration import CalibratedJudge, fit_temperature
 from nlhf_jax.evaluation.counting import CountingJudge
+from nlhf_jax.evaluation.judgements import Judgements
 from nlhf_jax.evaluation.judges import (
     AntisymmetricModelJudge,
+    AskedOnce,
     EmbeddingJudge,
     EnsembleJudge,
     Judge,
@@ -32,6 +36,28 @@ from nlhf_jax.sharding import Partitioner
 Source = str | Sequence[str]  # a checkpoint, or several that rate as one
 
 
+class Seat(NamedTuple):
+    """A judge at a tournament.
+
+    Attributes:
+      name: under which its judgements are kept.
+      judge: who is asked.
+      networks: of its checkpoints, if it is made of such.
+      source: those checkpoints.
+      identity: by which it is known again in a later run; None if it is not.
+    """
+
+    name: str
+    judge: Judge
+    networks: Sequence[Network] = ()
+    source: Source | None = None
+    identity: Any = None
+
+    def kept(self, workdir: str) -> Judgements:
+        """The judge with what it has said in `workdir`."""
+        return Judgements(epath.Path(workdir), self.name, self.judge, self.identity)
+
+
 @dataclasses.dataclass(frozen=True)
 class Bench:
     """Where judges sit: what all of a job's networks share."""
@@ -44,8 +70,9 @@ class Bench:
     compute_dtype: str | None
     calibrate: bool | None
 
-    def load(self, path: str, kind: str = "policy") -> Network:
-        return load_network(
+    def open(self, path: str, kind: str = "policy") -> Network:
+        """The network of a checkpoint, whose parameters are read when they are asked for."""
+        return open_network(
             path,
             self.partitioner,
             self.data,
@@ -53,6 +80,44 @@ class Bench:
             compute_dtype=self.compute_dtype,
             feature_lengths=self.feature_lengths,
         )
+
+    def load(self, path: str, kind: str = "policy") -> Network:
+        """The network of a checkpoint, with its parameters."""
+        network = self.open(path, kind)
+        _ = network.params
+        return network
+
+    def seat(self, judge: Judge | None, rater_checkpoint: Source | None) -> Seat:
+        """Of the judge that is given, of networks', which come with it, or of the data's own."""
+        if judge is not None:
+            return _seat_of(AskedOnce(judge))
+        if rater_checkpoint is not None:
+            return self._networks_seat(rater_checkpoint, f"RATER_CHECKPOINT {rater_checkpoint}")
+        if self.data.judge is None:
+            raise UserError(
+                f"the data '{self.data.name}' has no judge of its own; give RATER_CHECKPOINT, a "
+                "preference model"
+            )
+        return _seat_of(self.data.judge)
+
+    def other_seat(self, name: str, one: Source | Judge) -> Seat:
+        """One of JUDGES, called as it is there: checkpoints, or a judge as such."""
+        if isinstance(one, str | list | tuple):
+            setting = f"JUDGES has '{name}': {one}, which"
+            seat = self._networks_seat(one, setting)
+        else:
+            seat = _seat_of(AskedOnce(cast(Judge, one)))
+        return seat._replace(name=name)
+
+    def _networks_seat(self, source: Source, setting: str) -> Seat:
+        judge, networks = self.rater_judge(source, setting)
+        for network in networks:
+            warn_of_short_texts(network, setting, self.feature_lengths)
+        paths = [source] if isinstance(source, str) else source
+        identities = processes.from_first(lambda: [checkpoints.identity(one) for one in paths])
+        lengths = [network.feature_lengths for network in networks]
+        how = [self.compute_dtype, getattr(judge, "temperature", None), *lengths]
+        return Seat(judge.name, judge, networks, source, [*identities, *how])
 
     def rater_judge(self, source: Source, setting: str) -> tuple[Judge, Sequence[Network]]:
         """The judge that a checkpoint is, or the mean of several, and the networks behind it.
@@ -103,7 +168,7 @@ class Bench:
         self,
         progress: Progress,
         raters: Mapping[str, Source],
-        judging: tuple[Source | None, Judge, Sequence[Network]],
+        judging: Seat,
         split: str,
         counts: bool | None,
     ) -> tuple[tuple[RaterAccuracy, ...], str | None]:
@@ -113,7 +178,7 @@ class Bench:
         beside them; that of counting is the last. Nothing is measured without raters.
         """
         progress.status("measures the raters on votes")
-        of_judge, judge = judging[0], judging[1:]
+        of_judge, judge = judging.source, (judging.judge, judging.networks)
         if raters and of_judge is not None and of_judge not in raters.values():
             raters = {**raters, "judge": of_judge}
         found: list[RaterAccuracy] = []
@@ -175,3 +240,7 @@ def compiled(partitioner: Partitioner, function: Callable) -> Callable:
             return function(*arguments)
 
     return jax.jit(run, out_shardings=partitioner.replicated)
+
+
+def _seat_of(judge: Judge) -> Seat:
+    return Seat(judge.name, judge, identity=getattr(judge, "identity", None))

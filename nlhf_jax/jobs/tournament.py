@@ -1,27 +1,21 @@
 """The `evaluate` job: a tournament between checkpoints."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from etils import epath
 
-from nlhf_jax.checkpoints.networks import Network, warn_of_short_texts
 from nlhf_jax.data import json_lines
 from nlhf_jax.data.batches import Examples
 from nlhf_jax.data.datasets import Dataset
-from nlhf_jax.data.templates import feature_length
-from nlhf_jax.errors import UserError
-from nlhf_jax.evaluation.judges import AskedOnce, Judge
-from nlhf_jax.evaluation.results import warnings
+from nlhf_jax.evaluation import responses
+from nlhf_jax.evaluation.judges import Judge
+from nlhf_jax.evaluation.results import TournamentResult, warnings
 from nlhf_jax.evaluation.tournament import Player, play
 from nlhf_jax.jobs import run_record
-from nlhf_jax.jobs.judging import Bench, Source, compiled
+from nlhf_jax.jobs.judging import Bench, Seat, Source
+from nlhf_jax.jobs.responding import Respondents
 from nlhf_jax.metrics import Progress
-from nlhf_jax.models.language_model import LanguageModel, response_mask, token_log_probs
-from nlhf_jax.rollout import sample_responses
 from nlhf_jax.sharding import Partitioner
 
 
@@ -43,14 +37,18 @@ def evaluate(
     judge: Judge | None = None,
     counts: bool | None = None,
     calibrate: bool | None = None,
+    judges: Mapping[str, Source | Judge] | None = None,
 ) -> None:
     """A tournament of policies on the same prompts; writes `workdir/tournament.json`.
 
-    Beside it, `run.json` says which step each checkpoint was.
+    Beside it, `run.json` says which step each checkpoint was; `responses/` and `judgements/` keep
+    what was written and judged, so that a tournament that was stopped goes on from there, and one
+    with more players or judges asks for what is new.
 
     Args:
       workdir: gets the result.
-      players: policy name -> checkpoint, as in `checkpoints.open_checkpoint`.
+      players: policy name -> checkpoint, as in `checkpoints.open_checkpoint`, or a file of JSON
+        lines with `prompt` and `completion`, its name ending in ".jsonl".
       reference: the checkpoint to which KL is measured, the SFT policy.
       data: tasks with `split`.
       partitioner: the mesh.
@@ -72,43 +70,33 @@ def evaluate(
         to the votes of the split "train"; left out, and said so, without scikit-learn.
       calibrate: divide the log-odds of raters, of the judge too if it is a checkpoint, by the
         temperature that fits the votes of the split "validation" best (`evaluation.calibration`).
+      judges: name -> one more judge, whose opinion stands beside the judge's: a rater's checkpoint
+        or several as one, or a `Judge`.
 
     Raises:
       UserError: a checkpoint or data that cannot be used, or no judge.
     """
     opened = run_record.Opened()  # what they mean now: other steps may be saved while they play
-    players = {name: opened.path(source) for name, source in players.items()}
+    players = {name: _opened_player(opened, source) for name, source in players.items()}
     raters = {name: _opened(opened, source) for name, source in (raters or {}).items()}
     reference = opened.path(reference)
     rater_checkpoint = rater_checkpoint and _opened(opened, rater_checkpoint)
+    judges = {
+        name: _opened(opened, one) if isinstance(one, str | list | tuple) else one
+        for name, one in (judges or {}).items()
+    }
     shared = (data, partitioner, feature_lengths, batch_size, seed, compute_dtype, calibrate)
-    hall = _Hall(*shared)
-    judge, asked = hall.choose(judge, rater_checkpoint)
+    bench = Bench(*shared)
+    first = bench.seat(judge, rater_checkpoint)
+    others = [bench.other_seat(*one) for one in judges.items()]
     progress = Progress(epath.Path(workdir).name, len(players))
     # Before the responses are sampled: a rater that is none is found out at once.
-    measured = hall.measure(progress, raters, (rater_checkpoint, judge, asked), split, counts)
-    examples, in_split = hall.prompts(progress, split, num_prompts)
-    prompts, references = examples.texts("inputs"), examples.texts("references")
-    progress.status("samples the players' responses")
-    entries, trained = {}, {}
-    for name, network, player in hall.enter(players, reference, examples, temperature):
-        entries[name] = player
-        known = [rater.is_rater_of(network) for rater in asked]
-        trained[name] = any(known) or (None if None in known else False)
-        progress.message(f"{name} has written {len(prompts)} responses")
-    result = play(
-        prompts,
-        entries,
-        judge,
-        references=references if references and all(references) else None,
-        seed=seed,
-    )
+    measured = bench.measure(progress, raters, first, split, counts)
+    examples, in_split = drawn_prompts(bench, progress, split, num_prompts)
+    respondents = Respondents(bench, examples, reference, temperature, workdir)
+    played = play_all(workdir, players, examples, respondents, (first, *others), progress, seed)
     result = dataclasses.replace(
-        result.with_raters(*measured),
-        prompts_in_split=in_split,
-        temperature=temperature,
-        trained_against_judge=tuple(name for name in trained if trained[name]),
-        training_unknown=tuple(name for name in trained if trained[name] is None),
+        played.with_raters(*measured), prompts_in_split=in_split, temperature=temperature
     )
     result.save(epath.Path(workdir) / "tournament.json")
     opened.write(workdir)
@@ -117,116 +105,74 @@ def evaluate(
     progress.close()
 
 
+def play_all(
+    workdir: str,
+    players: Mapping[str, str],
+    examples: Examples,
+    respondents: Respondents,
+    seats: Sequence[Seat],
+    progress: Progress,
+    seed: int,
+) -> TournamentResult:
+    """The players write, those in the seats judge, the first of whom decides."""
+    progress.status("samples the players' responses")
+    entries: dict[str, Player] = {}
+    # Of each judge, whom it has trained, and of whom that is not known.
+    trained: list[list[str]] = [[] for _ in seats]
+    unknown: list[list[str]] = [[] for _ in seats]
+    for name, source in players.items():
+        entries[name], network, sampled = respondents.write(name, source)
+        done = "has written" if sampled else "had written"
+        progress.message(f"{name} {done} {len(examples)} responses")
+        for number, seat in enumerate(seats):
+            known = [] if network is None else [one.is_rater_of(network) for one in seat.networks]
+            if any(known):
+                trained[number].append(name)
+            elif None in known:
+                unknown[number].append(name)
+    references = examples.texts("references")
+    result = play(
+        examples.texts("inputs"),
+        entries,
+        seats[0].judge,
+        references=references if references and all(references) else None,
+        seed=seed,
+        on_pair=lambda done, pairs: progress.status(f"pair {done} of {pairs} is judged"),
+        kept=seats[0].kept(workdir),
+        others=[seat.kept(workdir) for seat in seats[1:]],
+    )
+    opinions = tuple(
+        dataclasses.replace(one, trained_against=tuple(names))
+        for one, names in zip(result.opinions, trained[1:], strict=True)
+    )
+    return dataclasses.replace(
+        result,
+        trained_against_judge=tuple(trained[0]),
+        training_unknown=tuple(unknown[0]),
+        opinions=opinions,
+    )
+
+
 def _opened(opened: run_record.Opened, source: Source) -> Source:
     return opened.path(source) if isinstance(source, str) else tuple(map(opened.path, source))
 
 
-class _Hall(Bench):
-    """Where a tournament takes place: what its players and its judges share."""
+def _opened_player(opened: run_record.Opened, source: str) -> str:
+    return source if source.endswith(responses.SUFFIX) else opened.path(source)
 
-    def choose(
-        self, judge: Judge | None, rater_checkpoint: Source | None
-    ) -> tuple[Judge, Sequence[Network]]:
-        """The judge that is given, or networks', which come with it, or the data's own."""
-        if judge is not None:
-            return AskedOnce(judge), ()
-        if rater_checkpoint is not None:
-            source = f"RATER_CHECKPOINT {rater_checkpoint}"
-            judge, networks = self.rater_judge(rater_checkpoint, source)
-            for network in networks:
-                warn_of_short_texts(network, source, self.feature_lengths)
-            return judge, networks
-        if self.data.judge is None:
-            raise UserError(
-                f"the data '{self.data.name}' has no judge of its own; give RATER_CHECKPOINT, a "
-                "preference model"
-            )
-        return self.data.judge, ()
 
-    def prompts(
-        self, progress: Progress, split: str, num_prompts: int | None
-    ) -> tuple[Examples, int]:
-        """Those that are played, and how many there are."""
-        examples = self.data.examples("prompts", split, self.feature_lengths)
-        self._say_what_is_left_out(progress, examples, split)
-        return examples.take(num_prompts or len(examples), self.seed), len(examples)
-
-    def _say_what_is_left_out(self, progress: Progress, examples: Examples, split: str) -> None:
-        """Which lines were skipped, and how many prompts are too long."""
-        skipped = [*self.data.skipped("prompts", split), *self.data.skipped("comparisons", split)]
-        for sentence in json_lines.shortened(skipped):
-            progress.message(f"skipped: {sentence}")
-        if cut := examples.truncated.get("inputs", 0):
-            progress.message(
-                f"{cut} of {len(examples)} prompts ({cut / len(examples):.1%}) are longer than "
-                f"TASK_FEATURE_LENGTHS['inputs'], {self.feature_lengths['inputs']}, and cut"
-            )
-
-    def enter(
-        self, players: Mapping[str, str], reference: str, examples: Examples, temperature: float
-    ) -> Iterator[tuple[str, Network, Player]]:
-        """The players with the responses that they write, one after the other."""
-        base = self.load(reference)
-        length = feature_length(self.feature_lengths, "targets", "a tournament")
-        programs: dict[str, Callable] = {}
-        for index, (name, source) in enumerate(players.items()):
-            # P(pi > pi') is over independent draws: one key for all would couple their responses.
-            key = jax.random.fold_in(jax.random.key(self.seed), index)
-            network = self.load(source)
-            architecture = str(network.model.description())
-            if architecture not in programs:  # players of one architecture share a program
-                programs[architecture] = compiled(
-                    self.partitioner, _sampling(network.model, base.model, length, temperature)
-                )
-            yield name, network, self._write(network, base, programs[architecture], examples, key)
-
-    def _write(
-        self,
-        network: Network,
-        base: Network,
-        program: Callable,
-        examples: Examples,
-        key: jax.Array,
-    ) -> Player:
-        """Samples one player's responses, with their log-probability ratios to the base policy."""
-        responses, ratios = [], []
-        rows = self.partitioner.whole_shares(self.batch_size)
-        for number, batch in enumerate(examples.eval_batches(self.batch_size, rows)):
-            inputs = self.partitioner.place_batch({"inputs": batch["inputs"]})["inputs"]
-            tokens, ratio = jax.device_get(
-                program(network.params, base.params, inputs, jax.random.fold_in(key, number))
-            )
-            kept = batch["valid"] > 0
-            responses.append(tokens[kept])
-            ratios.append(ratio[kept])
-        tokens = np.concatenate(responses)
-        mask = response_mask(tokens, network.model.tokens.eos)
-        return Player(
-            responses=[self.data.vocabulary.decode(row.tolist()) for row in tokens],
-            log_ratios=np.concatenate(ratios),
-            token_counts=np.asarray(mask.sum(axis=-1)),
+def drawn_prompts(
+    bench: Bench, progress: Progress, split: str, num_prompts: int | None
+) -> tuple[Examples, int]:
+    """Those that are played, and how many there are; says what is left out."""
+    data, lengths = bench.data, bench.feature_lengths
+    examples = data.examples("prompts", split, lengths)
+    skipped = [*data.skipped("prompts", split), *data.skipped("comparisons", split)]
+    for sentence in json_lines.shortened(skipped):
+        progress.message(f"skipped: {sentence}")
+    if cut := examples.truncated.get("inputs", 0):
+        progress.message(
+            f"{cut} of {len(examples)} prompts ({cut / len(examples):.1%}) are longer than "
+            f"TASK_FEATURE_LENGTHS['inputs'], {lengths['inputs']}, and cut"
         )
-
-
-def _sampling(
-    policy: LanguageModel, base: LanguageModel, length: int, temperature: float
-) -> Callable:
-    """(policy's parameters, base's, inputs, key) -> responses `[B, T]` and log ratios `[B]`.
-
-    The ratios are of the distribution that was sampled, at `temperature`, and the base's own.
-    """
-
-    def run(params, base_params, inputs, key):
-        responses = sample_responses(policy, params, inputs, key, length, temperature)
-
-        def log_prob(model, values, temperature):
-            if temperature == 0:  # all probability is on this response
-                return jnp.zeros(responses.shape[0])
-            logits = model.logits(values, model.encode(values, inputs), responses)
-            mask = response_mask(responses, model.tokens.eos)
-            return (token_log_probs(logits / temperature, responses) * mask).sum(axis=-1)
-
-        ratios = log_prob(policy, params, temperature) - log_prob(base, base_params, 1.0)
-        return responses, ratios
-
-    return run
+    return examples.take(num_prompts or len(examples), bench.seed), len(examples)

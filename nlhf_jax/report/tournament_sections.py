@@ -12,6 +12,7 @@ from nlhf_jax.evaluation.results import (
     TournamentResult,
 )
 from nlhf_jax.report.contents import Tournament
+from nlhf_jax.report.opinions_section import other_judges
 from nlhf_jax.report.parts import (
     Cell,
     Matrix,
@@ -34,6 +35,7 @@ def outcome(one: Tournament, figures: Mapping[str, bytes]) -> list[Section]:
         _who_beats_whom(result),
         _policies(result, picture if picture in figures else None),
         _meta_game(result),
+        other_judges(result),
         _raters(result, reliability if reliability in figures else None),
     )
     return _named(one, found)

@@ -30,7 +30,7 @@ def prompts(tmp_path_factory):
     return path
 
 
-def play(workplace, prompts, workdir, mesh, num_prompts, seed=0, **settings):
+def play(workplace, prompts, workdir, mesh, num_prompts, seed=0, more=None, **settings):
     data = datasets.json_lines(
         str(TLDR_MINI_MODEL),
         sft={"train": workplace.path("sft.jsonl")},
@@ -40,7 +40,7 @@ def play(workplace, prompts, workdir, mesh, num_prompts, seed=0, **settings):
     )
     jobs.evaluate(
         workdir=str(workdir),
-        players={"A": workplace.path("sft"), "B": workplace.path("sft")},
+        players={"A": workplace.path("sft"), "B": workplace.path("sft")} | (more or {}),
         reference=workplace.path("sft"),
         data=data,
         partitioner=tiny.mesh(*mesh),
@@ -50,8 +50,7 @@ def play(workplace, prompts, workdir, mesh, num_prompts, seed=0, **settings):
         seed=seed,
         split="train",
         temperature=1.0,
-        rater_checkpoint=workplace.path("preference"),
-        **settings,
+        **{"rater_checkpoint": workplace.path("preference")} | settings,
     )
     return json.loads((workdir / "tournament.json").read_text())
 
@@ -140,6 +139,52 @@ def test_validation_is_on_rows_drawn_with_the_seed_which_the_metrics_name(workpl
     lines = Path(workplace.path("drawn/metrics.jsonl")).read_text().splitlines()
     (data,) = [row for row in map(json.loads, lines) if row["split"] == "data"]
     assert (data["validation_examples"], data["validation_seed"]) == (5, 4)
+
+
+class Mortal:
+    """Prefers the longer one; its process ends at some question."""
+
+    name, votes, identity = "longer", False, 1
+
+    def __init__(self, lives=None):
+        self.lives, self.asked = lives, []
+
+    def compare(self, prompts, first, second):
+        if len(self.asked) == self.lives:
+            raise KeyboardInterrupt
+        self.asked.append((tuple(first), tuple(second)))
+        return np.array([(len(a) + 1) / (len(a) + len(b) + 2) for a, b in zip(first, second)])
+
+
+def test_a_tournament_that_is_stopped_goes_on_and_asks_for_nothing_twice(
+    workplace, prompts, tmp_path
+):
+    elsewhere = tmp_path / "elsewhere.jsonl"
+    texts = [json.loads(line)["prompt"] for line in prompts.read_text().splitlines()]
+    write_lines(elsewhere, [{"prompt": text, "completion": text[:20]} for text in texts])
+    settings = {
+        "mesh": (1, 1, 1),
+        "num_prompts": 20,
+        "rater_checkpoint": None,
+        "more": {"C": str(elsewhere)},
+        "judges": {"rater": workplace.path("preference")},
+    }
+    unbroken = play(workplace, prompts, tmp_path / "one", judge=Mortal(), **settings)
+    assert [one["judge"] for one in unbroken["opinions"]] == ["rater"]
+    stopped = Mortal(lives=2)
+    with pytest.raises(KeyboardInterrupt):
+        play(workplace, prompts, tmp_path / "two", judge=stopped, **settings)
+    written = {one: one.stat().st_mtime_ns for one in (tmp_path / "two" / "responses").iterdir()}
+    assert len(written) == 4  # two players, and how they were sampled; the file is its own
+    again = Mortal()
+    result = play(workplace, prompts, tmp_path / "two", judge=again, **settings)
+    assert result == unbroken
+    assert len(again.asked) == 1  # of three pairs
+    assert not set(again.asked) & set(stopped.asked)
+    assert {one: one.stat().st_mtime_ns for one in written} == written
+    (of_rater,) = (tmp_path / "two" / "judgements" / "rater").glob("A,B.json")
+    both = np.array(json.loads(of_rater.read_text())["orders"])
+    assert np.abs(both[:, 0] - both[:, 1]).max() > 1e-4  # a preference model minds the order
 
 
 def test_a_rater_is_known_again_by_its_numbers_or_by_its_training(workplace, tmp_path):

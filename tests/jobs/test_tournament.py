@@ -9,7 +9,7 @@ import pytest
 from scipy.special import log_softmax
 
 from nlhf_jax.evaluation.counting import CountingJudge
-from nlhf_jax.jobs import judging, tournament
+from nlhf_jax.jobs import judging, responding
 from nlhf_jax.metrics import Progress
 from nlhf_jax.models.language_model import response_mask
 from tests import tiny
@@ -21,7 +21,7 @@ ROWS, LENGTH = 104, 6  # 104 is nothing else's size
 def sampling(mesh, temperature):
     """The program, and the policy's and the reference's parameters and prompts on the mesh."""
     network, partitioner = tiny.model(**tiny.MESH_SIZES), tiny.mesh(*mesh)
-    run = tournament._sampling(network, network, LENGTH, temperature)
+    run = responding._sampling(network, network, LENGTH, temperature)
     params = [tiny.placed(partitioner, network, tiny.params(network, seed)) for seed in (1, 2)]
     inputs = {"inputs": tiny.texts(np.random.default_rng(0), ROWS, 5)}
     placed = partitioner.place_batch(inputs)["inputs"]
@@ -38,8 +38,9 @@ def test_a_device_writes_the_responses_to_its_own_prompts_alone(mesh):
     program, arguments = sampling(mesh, temperature=1.0)
     assert tiny.part(arguments[2]) == (ROWS // tiny.mesh(*mesh).batch_shares, 5)
     compiled = program.lower(*arguments).compile()
-    # Whole are the results that the host fetches, tokens and log ratios, and nothing else.
-    assert arrays_of_all_rows(compiled.as_text()) == {f"s32[{ROWS},{LENGTH}]", f"f32[{ROWS}]"}
+    # Whole are the results that the host fetches, tokens and their numbers, and nothing else.
+    wanted = {f"s32[{ROWS},{LENGTH}]", f"f32[{ROWS},{LENGTH}]"}
+    assert arrays_of_all_rows(compiled.as_text()) == wanted
     assert all(one.is_fully_replicated for one in jax.tree.leaves(compiled.output_shardings))
 
 
@@ -64,29 +65,27 @@ def test_a_device_judges_its_own_prompts_alone(mesh):
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_log_ratios_are_those_of_the_distribution_that_was_sampled(temperature):
-    """The policy's logits over the temperature, as sampled, against the reference at 1."""
+def test_log_probs_are_those_of_the_distribution_that_was_sampled(temperature):
+    """The policy's logits over the temperature, as sampled, and the reference's at 1."""
     program, arguments = sampling((1, 1, 1), temperature)
-    responses, ratios = map(np.asarray, program(*arguments))
+    responses, own, reference = map(np.asarray, program(*arguments))
     network = tiny.model(**tiny.MESH_SIZES)
-    expected = _log_prob(network, arguments[0], arguments[2], responses, temperature)
-    expected -= _log_prob(network, arguments[1], arguments[2], responses, 1.0)
-    np.testing.assert_allclose(ratios, expected, rtol=1e-4, atol=1e-4)
+    for found, params, divisor in ((own, arguments[0], temperature), (reference, arguments[1], 1)):
+        expected = _log_probs(network, params, arguments[2], responses, divisor)
+        mask = np.asarray(response_mask(responses, tiny.EOS))
+        np.testing.assert_allclose(found * mask, expected * mask, rtol=1e-4, atol=1e-4)
 
 
-def test_without_temperature_the_ratio_is_the_reference_s_surprise():
-    """The policy has all its probability on the most likely token: its log-probability is 0."""
+def test_without_temperature_all_probability_is_on_what_was_written():
     program, arguments = sampling((1, 1, 1), 0)
-    responses, ratios = map(np.asarray, program(*arguments))
+    responses, own, reference = map(np.asarray, program(*arguments))
     network = tiny.model(**tiny.MESH_SIZES)
-    expected = -_log_prob(network, arguments[1], arguments[2], responses, 1.0)
-    np.testing.assert_allclose(ratios, expected, rtol=1e-4, atol=1e-4)
-    assert np.all(ratios > 0)
+    expected = _log_probs(network, arguments[1], arguments[2], responses, 1)
+    np.testing.assert_allclose(reference, expected, rtol=1e-4, atol=1e-4)
+    assert not own.any()
 
 
-def _log_prob(network, params, inputs, responses, temperature):
+def _log_probs(network, params, inputs, responses, temperature):
     logits = np.asarray(network.logits(params, network.encode(params, inputs), responses))
-    chosen = np.take_along_axis(
-        log_softmax(logits.astype(np.float64) / temperature, axis=-1), responses[..., None], axis=-1
-    )[..., 0]
-    return np.sum(chosen * np.asarray(response_mask(responses, tiny.EOS)), axis=-1)
+    scaled = log_softmax(logits.astype(np.float64) / temperature, axis=-1)
+    return np.take_along_axis(scaled, responses[..., None], axis=-1)[..., 0]
