@@ -114,8 +114,12 @@ def one_job(options: argparse.Namespace) -> None:
         search_paths=options.gin_search_paths,
     )
     _configure_jax(options)
-    accepted = {"accept_changes": True} if getattr(options, "accept_changes", False) else {}
-    configuration.run(getattr(_jobs(), options.job), options.workdir, **accepted)
+    given = {
+        name: value
+        for name in ("accept_changes", "watch")
+        if (value := getattr(options, name, None))
+    }
+    configuration.run(getattr(_jobs(), options.job), options.workdir, **given)
 
 
 def sample(options: argparse.Namespace) -> None:

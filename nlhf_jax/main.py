@@ -175,6 +175,13 @@ def _configured_parser(job: str, what: str, start: Callable) -> Callable[[], _Pa
                 action="store_true",
                 help="continue what was begun with other settings or data; run.json keeps both",
             )
+        if job == "evaluate":
+            parser.add_argument(
+                "--watch",
+                metavar="DIR",
+                help="a training's work directory: each of its checkpoints plays against PLAYERS as"
+                " soon as it is there, until the training has ended",
+            )
         _add_processes(parser)
         return parser
 

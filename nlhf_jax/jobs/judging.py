@@ -53,6 +53,11 @@ class Seat(NamedTuple):
     source: Source | None = None
     identity: Any = None
 
+    def has_trained(self, policy: Network) -> bool | None:
+        """Whether a policy was trained against it; None if that is not known."""
+        known = [one.is_rater_of(policy) for one in self.networks]
+        return True if any(known) else None if None in known else False
+
     def kept(self, workdir: str) -> Judgements:
         """The judge with what it has said in `workdir`."""
         return Judgements(epath.Path(workdir), self.name, self.judge, self.identity)

@@ -1,7 +1,7 @@
 """The `evaluate` job: a tournament between checkpoints."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from etils import epath
 
@@ -11,10 +11,11 @@ from nlhf_jax.data.datasets import Dataset
 from nlhf_jax.evaluation import responses
 from nlhf_jax.evaluation.judges import Judge
 from nlhf_jax.evaluation.results import TournamentResult, warnings
-from nlhf_jax.evaluation.tournament import Player, play
 from nlhf_jax.jobs import run_record
-from nlhf_jax.jobs.judging import Bench, Seat, Source
+from nlhf_jax.jobs.judging import Bench, Source
+from nlhf_jax.jobs.match import RESULT, Match
 from nlhf_jax.jobs.responding import Respondents
+from nlhf_jax.jobs.watching import follow
 from nlhf_jax.metrics import Progress
 from nlhf_jax.sharding import Partitioner
 
@@ -38,6 +39,8 @@ def evaluate(
     counts: bool | None = None,
     calibrate: bool | None = None,
     judges: Mapping[str, Source | Judge] | None = None,
+    watch: str | None = None,
+    watch_seconds: float = 5.0,
 ) -> None:
     """A tournament of policies on the same prompts; writes `workdir/tournament.json`.
 
@@ -72,6 +75,9 @@ def evaluate(
         temperature that fits the votes of the split "validation" best (`evaluation.calibration`).
       judges: name -> one more judge, whose opinion stands beside the judge's: a rater's checkpoint
         or several as one, or a `Judge`.
+      watch: work directory of a training, each of whose checkpoints plays against `players`, one
+        after the other as they come; see `jobs.watching`.
+      watch_seconds: between two looks.
 
     Raises:
       UserError: a checkpoint or data that cannot be used, or no judge.
@@ -94,63 +100,24 @@ def evaluate(
     measured = bench.measure(progress, raters, first, split, counts)
     examples, in_split = drawn_prompts(bench, progress, split, num_prompts)
     respondents = Respondents(bench, examples, reference, temperature, workdir)
-    played = play_all(workdir, players, examples, respondents, (first, *others), progress, seed)
-    result = dataclasses.replace(
-        played.with_raters(*measured), prompts_in_split=in_split, temperature=temperature
-    )
-    result.save(epath.Path(workdir) / "tournament.json")
+    match = Match(workdir, examples, respondents, (first, *others), progress, seed)
+
+    def result() -> TournamentResult:
+        found = match.decide().with_raters(*measured)
+        found = dataclasses.replace(found, prompts_in_split=in_split, temperature=temperature)
+        found.save(epath.Path(workdir) / RESULT)
+        return found
+
     opened.write(workdir)
-    for warning in warnings(result):
-        progress.message(f"warning: {warning}")
-    progress.close()
-
-
-def play_all(
-    workdir: str,
-    players: Mapping[str, str],
-    examples: Examples,
-    respondents: Respondents,
-    seats: Sequence[Seat],
-    progress: Progress,
-    seed: int,
-) -> TournamentResult:
-    """The players write, those in the seats judge, the first of whom decides."""
     progress.status("samples the players' responses")
-    entries: dict[str, Player] = {}
-    # Of each judge, whom it has trained, and of whom that is not known.
-    trained: list[list[str]] = [[] for _ in seats]
-    unknown: list[list[str]] = [[] for _ in seats]
     for name, source in players.items():
-        entries[name], network, sampled = respondents.write(name, source)
-        done = "has written" if sampled else "had written"
-        progress.message(f"{name} {done} {len(examples)} responses")
-        for number, seat in enumerate(seats):
-            known = [] if network is None else [one.is_rater_of(network) for one in seat.networks]
-            if any(known):
-                trained[number].append(name)
-            elif None in known:
-                unknown[number].append(name)
-    references = examples.texts("references")
-    result = play(
-        examples.texts("inputs"),
-        entries,
-        seats[0].judge,
-        references=references if references and all(references) else None,
-        seed=seed,
-        on_pair=lambda done, pairs: progress.status(f"pair {done} of {pairs} is judged"),
-        kept=seats[0].kept(workdir),
-        others=[seat.kept(workdir) for seat in seats[1:]],
-    )
-    opinions = tuple(
-        dataclasses.replace(one, trained_against=tuple(names))
-        for one, names in zip(result.opinions, trained[1:], strict=True)
-    )
-    return dataclasses.replace(
-        result,
-        trained_against_judge=tuple(trained[0]),
-        training_unknown=tuple(unknown[0]),
-        opinions=opinions,
-    )
+        match.enter(name, source)
+    if watch is not None:
+        follow(watch, match, result, watch_seconds)
+    else:
+        for warning in warnings(result()):
+            progress.message(f"warning: {warning}")
+    progress.close()
 
 
 def _opened(opened: run_record.Opened, source: Source) -> Source:

@@ -153,7 +153,9 @@ class Mortal:
         if len(self.asked) == self.lives:
             raise KeyboardInterrupt
         self.asked.append((tuple(first), tuple(second)))
-        return np.array([(len(a) + 1) / (len(a) + len(b) + 2) for a, b in zip(first, second)])
+        return np.array(
+            [(len(a) + 1) / (len(a) + len(b) + 2) for a, b in zip(first, second, strict=True)]
+        )
 
 
 def test_a_tournament_that_is_stopped_goes_on_and_asks_for_nothing_twice(

@@ -1,0 +1,86 @@
+"""One match: players who have answered the same prompts, and judges in their seats."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from nlhf_jax.data.batches import Examples
+from nlhf_jax.evaluation.results import TournamentResult
+from nlhf_jax.evaluation.tournament import Player, play
+from nlhf_jax.jobs.judging import Seat
+from nlhf_jax.jobs.responding import Respondents
+from nlhf_jax.metrics import Progress
+
+RESULT = "tournament.json"
+
+
+class Match:
+    """Players come and go; all of them are judged.
+
+    Args:
+      workdir: where judgements are kept.
+      examples: the prompts, with their references.
+      respondents: who writes.
+      seats: judges, the first of whom decides.
+      progress: is told.
+      seed: of the bootstrap.
+    """
+
+    def __init__(
+        self,
+        workdir: str,
+        examples: Examples,
+        respondents: Respondents,
+        seats: Sequence[Seat],
+        progress: Progress,
+        seed: int,
+    ):
+        self.progress = progress
+        self.workdir = workdir
+        self._examples, self._respondents, self._seats = examples, respondents, seats
+        self._seed = seed
+        self._players: dict[str, Player] = {}
+        # Player -> of each judge, whether it has trained this player; None if that is not known.
+        self._trained: dict[str, list[bool | None]] = {}
+
+    def enter(self, name: str, source: str) -> None:
+        """A player writes its responses, unless they are there, and plays from now on."""
+        player, network, sampled = self._respondents.write(name, source)
+        self._players[name] = player
+        self._trained[name] = [
+            network is not None and seat.has_trained(network) for seat in self._seats
+        ]
+        done = "has written" if sampled else "had written"
+        self.progress.message(f"{name} {done} {len(self._examples)} responses")
+
+    def leave(self, name: str) -> None:
+        """Plays no more."""
+        del self._players[name], self._trained[name]
+
+    def decide(self) -> TournamentResult:
+        """Every pair is judged, unless it was before."""
+        references = self._examples.texts("references")
+        status = self.progress.status
+        kept = [seat.kept(self.workdir) for seat in self._seats]
+        result = play(
+            self._examples.texts("inputs"),
+            self._players,
+            self._seats[0].judge,
+            references=references if references and all(references) else None,
+            seed=self._seed,
+            on_pair=lambda done, pairs: status(f"pair {done} of {pairs} is judged"),
+            kept=kept[0],
+            others=kept[1:],
+        )
+        opinions = [
+            dataclasses.replace(one, trained_against=self._who(number, True))
+            for number, one in enumerate(result.opinions, start=1)
+        ]
+        return dataclasses.replace(
+            result,
+            trained_against_judge=self._who(0, True),
+            training_unknown=self._who(0, None),
+            opinions=tuple(opinions),
+        )
+
+    def _who(self, seat: int, trained: bool | None) -> tuple[str, ...]:
+        return tuple(name for name, by in self._trained.items() if by[seat] is trained)
