@@ -260,6 +260,14 @@ def from_rows(
     return _registered(name, vocabulary, found, short_template, judge, prompt_form)
 
 
+def without_tasks(
+    vocabulary: Vocabulary, prompt_form: PromptForm = PLAIN, short_template: bool = False
+) -> Dataset:
+    """What networks need to know of data where there is none to read."""
+    templates = _templates(vocabulary, short_template)
+    return Dataset("no data", vocabulary, *templates, prompt_form=prompt_form)
+
+
 def _registered(
     name: str,
     vocabulary: str,

@@ -277,12 +277,16 @@ class EmbeddingJudge(NetworkJudge):
         self._read: dict[tuple[str, str], np.ndarray] = {}
 
     def _compare(self, prompts, first, second):
-        asked = [tuple(zip(prompts, side, strict=True)) for side in (first, second)]
-        new = list(dict.fromkeys(one for side in asked for one in side if one not in self._read))
+        both = self.read([*prompts, *prompts], [*first, *second])
+        return expit(self._logit(both[: len(prompts)], both[len(prompts) :]))
+
+    def read(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """What the network says of each of N responses, `[N, ...]` float64, asked once."""
+        asked = list(zip(prompts, responses, strict=True))
+        new = [one for one in dict.fromkeys(asked) if one not in self._read]
         if new:
             self._read |= zip(new, self._ask(*zip(*new, strict=True)), strict=True)
-        one, other = (np.stack([self._read[one] for one in side]) for side in asked)
-        return expit(self._logit(one, other))
+        return np.stack([self._read[one] for one in asked])
 
 
 class RewardModelJudge(EmbeddingJudge):

@@ -132,14 +132,14 @@ class Bench:
         """
         paths = [source] if isinstance(source, str) else source
         networks = [self.load(path, kind="preference") for path in paths]
-        judges = [self._network_judge(network, setting) for network in networks]
+        judges = [self.network_judge(network, setting) for network in networks]
         judge: Judge = judges[0] if len(judges) == 1 else EnsembleJudge(judges)
         if self.calibrate:
             votes = self._votes("validation", networks[0].feature_lengths)
             judge = CalibratedJudge(judge, fit_temperature(judge, *votes))
         return judge, networks
 
-    def _network_judge(self, network: Network, setting: str) -> NetworkJudge:
+    def network_judge(self, network: Network, setting: str) -> NetworkJudge:
         """The judge that a network of one of `raters.KINDS` is."""
         if network.kind not in KINDS:
             raise UserError(

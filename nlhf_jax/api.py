@@ -1,0 +1,219 @@
+"""Checkpoints as objects that speak text: `nlhf_jax.load(DIR)`, for notebooks and scripts.
+
+policy = nlhf_jax.load("out/nash_md")
+policy.sample(["my boss steals food from the fridge ..."], num_samples=2)
+rater = nlhf_jax.load("out/preference#best")
+rater.preference([post], [one], [other])
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from nlhf_jax.checkpoints import open_checkpoint
+from nlhf_jax.checkpoints.networks import Network, open_network
+from nlhf_jax.data import datasets
+from nlhf_jax.data.datasets import Dataset
+from nlhf_jax.data.prompts import form_of
+from nlhf_jax.data.vocabularies import Vocabulary
+from nlhf_jax.errors import UserError
+from nlhf_jax.evaluation.judges import EmbeddingJudge, NetworkJudge
+from nlhf_jax.jobs.judging import Bench
+from nlhf_jax.jobs.sampling import Writer, whole_machine
+from nlhf_jax.raters import KINDS
+from nlhf_jax.sharding import Partitioner
+
+Prompt = str | Mapping[str, str]  # a text, or the fields of the checkpoint's form of prompts
+
+
+def load(
+    checkpoint: str,
+    *,
+    kind: str | None = None,
+    vocabulary: str | None = None,
+    feature_lengths: Mapping[str, int] | None = None,
+    prompt_form: str | None = None,
+    short_template: bool = False,
+    compute_dtype: str | None = None,
+    batch_size: int = 32,
+    devices: Sequence[jax.Device] | None = None,
+) -> "Policy | Rater":
+    """A checkpoint of any format, on the devices that are there.
+
+    Ours says all of itself; of one of T5X or Hugging Face the keyword arguments say the rest.
+
+    Args:
+      checkpoint: as in `checkpoints.open_checkpoint`, such as "DIR", "DIR#best" or "DIR#average".
+      kind: what a foreign one is: "policy" (the default), "preference" or "reward".
+      vocabulary: path of a foreign one's SentencePiece model, where none lies beside it.
+      feature_lengths: of a foreign one, in tokens with EOS: `inputs` and `targets` of a policy,
+        `text` and `summary` of a rater.
+      prompt_form: of a foreign one, what stands around a prompt's text.
+      short_template: of a foreign rater, whether its input was without the paper's instruction.
+      compute_dtype: of activations; None for that of the checkpoint's run.
+      batch_size: rows at once.
+      devices: by default all; they share parameters and rows.
+
+    Raises:
+      UserError: there is no checkpoint, it is damaged, or it says too little of itself.
+    """
+    found = open_checkpoint(checkpoint)
+    foreign = {
+        "kind": kind,
+        "vocabulary": vocabulary,
+        "feature_lengths": feature_lengths,
+        "prompt_form": prompt_form,
+    }
+    given = [name for name, value in foreign.items() if value is not None]
+    if found.description is not None and given:
+        raise UserError(f"{checkpoint} says of itself what {', '.join(given)} would: leave it out")
+    partitioner = whole_machine(devices)
+    if found.vocabulary_bytes is not None and vocabulary is None:
+        words = Vocabulary.from_bytes(found.vocabulary_bytes)
+    elif vocabulary is not None:
+        words = Vocabulary.load(vocabulary)
+    else:
+        raise UserError(f"no vocabulary lies beside {checkpoint}: give vocabulary=FILE")
+    network = open_network(
+        checkpoint,
+        partitioner,
+        datasets.without_tasks(words, form_of(prompt_form), short_template),
+        dtype=None,
+        kind=kind or "policy",
+        compute_dtype=compute_dtype,
+        feature_lengths=feature_lengths,
+    )
+    needed = ("text", "summary") if network.kind in KINDS else ("inputs", "targets")
+    if missing := [name for name in needed if name not in network.feature_lengths]:
+        raise UserError(
+            f"{checkpoint} does not say how long its texts are: give feature_lengths with "
+            f"{' and '.join(missing)}"
+        )
+    if network.kind in KINDS:
+        return Rater(checkpoint, network, partitioner, batch_size)
+    return Policy({checkpoint: (network, 1.0)}, partitioner, batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A response, token by token.
+
+    Attributes:
+      pieces: what each of the T tokens reads as; the last is EOS, `</s>`.
+      log_probs: of each, float32 `[T]`, in nats.
+    """
+
+    pieces: list[str]
+    log_probs: np.ndarray
+
+    @property
+    def log_prob(self) -> float:
+        """Of the whole response."""
+        return float(self.log_probs.sum(dtype=np.float64))
+
+
+class Policy:
+    """What writes; made by `load`."""
+
+    def __init__(
+        self,
+        parts: Mapping[str, tuple[Network, float]],
+        partitioner: Partitioner,
+        batch_size: int,
+    ):
+        self._parts, self._partitioner, self._batch_size = dict(parts), partitioner, batch_size
+        self._writer = Writer(parts, partitioner, batch_size)
+
+    def __repr__(self) -> str:
+        parts = [f"{weight:g} of {name}" for name, (_, weight) in self._parts.items()]
+        return f"Policy({next(iter(self._parts)) if len(parts) == 1 else ', '.join(parts)})"
+
+    @property
+    def network(self) -> Network:
+        """The network, or the first of a mixture, with its model, parameters and description."""
+        return next(iter(self._parts.values()))[0]
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        num_samples: int = 1,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ) -> list[list[str]]:
+        """`num_samples` responses to each prompt; at temperature 0 the most likely tokens."""
+        return self._writer.sample(list(prompts), num_samples, temperature, seed)
+
+    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Scored]:
+        """How likely it is to write each response to its prompt, at temperature 1."""
+        if len(prompts) != len(responses):
+            raise ValueError(f"{len(prompts)} prompts and {len(responses)} responses")
+        return [Scored(*one) for one in self._writer.score(list(prompts), list(responses))]
+
+    def mixed(self, reference: "Policy", beta: float) -> "Policy":
+        """The geometric mixture pi^(1 - beta) mu^beta, a token at a time (Munos et al. 2024, 7).
+
+        Of two policies of one architecture and vocabulary; `beta` in [0, 1]. Its scores are of the
+        mixture's own, normalised distribution.
+        """
+        if not 0 <= beta <= 1:
+            raise UserError(f"beta is {beta} but must be in [0, 1]")
+        parts: dict[str, tuple[Network, float]] = {}
+        for whose, share in ((self, 1 - beta), (reference, beta)):
+            for name, (network, weight) in whose._parts.items():
+                before = parts[name][1] if name in parts else 0.0
+                parts[name] = (network, before + share * weight)
+        kept = {name: part for name, part in parts.items() if part[1] > 0}
+        return Policy(kept, self._partitioner, self._batch_size)
+
+
+class Rater:
+    """What says which of two responses is better; made by `load`."""
+
+    def __init__(self, name: str, network: Network, partitioner: Partitioner, batch_size: int):
+        self._name, self.network = name, network
+        words = Vocabulary.from_bytes(network.vocabulary_bytes)
+        data: Dataset = datasets.without_tasks(words, network.prompt_form)
+        bench = Bench(data, partitioner, network.feature_lengths, batch_size, 0, None, None)
+        self._judge: NetworkJudge = bench.network_judge(network, name)
+
+    def __repr__(self) -> str:
+        return f"Rater({self._name}, a {self.kind} model)"
+
+    @property
+    def kind(self) -> str:
+        """Which of `raters.KINDS` it is."""
+        return self.network.kind
+
+    def preference(
+        self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
+    ) -> np.ndarray:
+        """P(first > second | prompt), float64 `[N]`; a preference model's mean of both orders."""
+        return self._judge.compare(list(prompts), list(first), list(second))
+
+    def matrix(self, prompt: str, responses: Sequence[str]) -> np.ndarray:
+        """P(y_i > y_j | prompt) of K responses to one prompt: float64 `[K, K]`, 1/2 on the
+        diagonal."""
+        count = len(responses)
+        above = np.triu_indices(count, k=1)
+        found = np.full((count, count), 0.5)
+        if len(above[0]):
+            first, second = ([responses[int(index)] for index in side] for side in above)
+            found[above] = self.preference([prompt] * len(first), first, second)
+            found[above[::-1]] = 1 - found[above]
+        return found
+
+    def reward(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """A number for each response, float64 `[N]`, of which only differences mean something.
+
+        Raises UserError for a rater that has none.
+        """
+        if not (self._has_rewards and isinstance(self._judge, EmbeddingJudge)):
+            raise UserError(f"{self._name} compares responses: it has no reward of one alone")
+        return self._judge.read(list(prompts), list(responses)).reshape(len(prompts), -1)[:, 0]
+
+    @functools.cached_property
+    def _has_rewards(self) -> bool:
+        return self.network.rater().rewards

@@ -1,0 +1,143 @@
+"""`nlhf_jax.load`: checkpoints of every format that sample, score and rate strings."""
+
+import jax
+import numpy as np
+import pytest
+from scipy.special import expit, log_softmax
+
+import nlhf_jax
+from nlhf_jax.data.vocabularies import TLDR_MINI_MODEL
+from nlhf_jax.errors import UserError
+from nlhf_jax.jobs import sampling
+from nlhf_jax.jobs.sampling import whole_machine
+from nlhf_jax.raters import PreferenceModel, RewardModel
+from tests import tiny
+from tests.checkpoints.interop import tiny_checkpoints as stored
+
+NETWORK = stored.model()
+PROMPTS = ["my boss steals food", "my cousin tells lies", "my boss"]
+RESPONSES = ["boss food", "lies", ""]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Two policies in each format, and two raters."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    for seed in (1, 2):
+        stored.write(root / str(seed), "nlhf", NETWORK, tiny.params(NETWORK, seed))
+    for to in ("huggingface", "t5x"):
+        stored.write(root / to, to, NETWORK, tiny.params(NETWORK, 1))
+    labels = stored.WORDS.rater_labels()
+    data = stored.data()
+    for kind, settings in (
+        ("preference", {"rater_template": data.rater.segments, "rater_labels": labels}),
+        ("reward", {"rater_template": data.reward.segments}),
+    ):
+        stored.write_ours(
+            root / kind,
+            NETWORK,
+            tiny.params(NETWORK, 3),
+            kind=kind,
+            feature_lengths=stored.RATER_LENGTHS,
+            **settings,
+        )
+    return root
+
+
+@pytest.fixture(scope="module")
+def policies(place):
+    devices = jax.devices()[:1]
+    return [nlhf_jax.load(str(place / str(seed) / "source"), devices=devices) for seed in (1, 2)]
+
+
+def tokens(texts, length: int) -> np.ndarray:
+    rows = np.zeros((len(texts), length), np.int32)
+    for row, text in zip(rows, texts, strict=True):
+        ids = [*stored.WORDS.encode(text)[: length - 1], tiny.EOS]
+        row[: len(ids)] = ids
+    return rows
+
+
+def logits(seed: int) -> np.ndarray:
+    params = tiny.params(NETWORK, seed)
+    inputs, targets = tokens(PROMPTS, 12), tokens(RESPONSES, 5)
+    return np.asarray(NETWORK.logits(params, NETWORK.encode(params, inputs), targets), np.float64)
+
+
+def check_scores(found, mixed: np.ndarray) -> None:
+    """Against the log-softmax of `[N, T, V]` logits at the responses' own tokens."""
+    wanted = log_softmax(mixed, axis=-1)
+    for row, (text, one) in enumerate(zip(RESPONSES, found, strict=True)):
+        ids = [*stored.WORDS.encode(text), tiny.EOS]
+        assert one.pieces == stored.WORDS.pieces(ids)
+        np.testing.assert_allclose(one.log_probs, wanted[row, range(len(ids)), ids], atol=1e-4)
+        np.testing.assert_allclose(one.log_prob, one.log_probs.sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("to", ["nlhf", "huggingface", "t5x"])
+def test_a_policy_of_any_format_scores_what_it_may_write(place, to):
+    name = place / "1" / "source" if to == "nlhf" else place / to / to
+    foreign = {} if to == "nlhf" else {"feature_lengths": stored.LENGTHS}
+    if to == "t5x":  # which has no vocabulary beside it
+        foreign["vocabulary"] = str(TLDR_MINI_MODEL)
+    check_scores(nlhf_jax.load(str(name), **foreign).score(PROMPTS, RESPONSES), logits(1))
+
+
+def test_it_samples_what_the_command_line_does(place, policies):
+    wanted = sampling.sample(str(place / "1" / "source"), PROMPTS, 3, 1.0, 5)
+    assert policies[0].sample(PROMPTS, 3, seed=5) == wanted
+    assert policies[0].sample(PROMPTS, 3, seed=6) != wanted
+    first, second, third = policies[0].sample(PROMPTS[:1], 3, temperature=0)[0]
+    assert first == second == third
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.25, 1.0])
+def test_a_mixture_is_the_geometric_one(policies, beta):
+    one, other = policies
+    mixture = one.mixed(other, beta)
+    check_scores(mixture.score(PROMPTS, RESPONSES), (1 - beta) * logits(1) + beta * logits(2))
+    if beta in (0.0, 1.0):
+        alone = (one, other)[int(beta)]
+        assert mixture.sample(PROMPTS, 2, seed=1) == alone.sample(PROMPTS, 2, seed=1)
+    with pytest.raises(UserError, match=r"beta is 1.5 but must be in \[0, 1\]"):
+        one.mixed(other, 1.5)
+
+
+def test_a_preference_model_is_asked_in_both_orders(place):
+    rater = nlhf_jax.load(str(place / "preference"))
+    template = stored.data().rater
+    model = PreferenceModel(NETWORK, template.segments, stored.WORDS.rater_labels())
+    texts = [tokens(PROMPTS, 9), tokens(RESPONSES, 4), tokens(RESPONSES[::-1], 4)]
+    forward, backward = model.both_orders(tiny.params(NETWORK, 3), *texts)
+    wanted = (expit(np.asarray(forward, np.float64)) + 1 - expit(np.asarray(backward))) / 2
+    found = rater.preference(PROMPTS, RESPONSES, RESPONSES[::-1])
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    matrix = rater.matrix(PROMPTS[0], RESPONSES)
+    np.testing.assert_allclose(matrix + matrix.T, 1)
+    np.testing.assert_allclose(matrix[0, 2], found[0], atol=1e-6)
+    with pytest.raises(UserError, match="it has no reward of one alone"):
+        rater.reward(PROMPTS, RESPONSES)
+
+
+def test_a_reward_model_s_preferences_are_of_its_rewards(place):
+    rater = nlhf_jax.load(str(place / "reward"))
+    assert repr(rater).endswith("reward, a reward model)")
+    model = RewardModel(NETWORK, stored.data().reward.segments)
+    wanted = model.reward(tiny.params(NETWORK, 3), tokens(PROMPTS, 9), tokens(RESPONSES, 4))
+    found = rater.reward(PROMPTS, RESPONSES)
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    one, other = rater.reward([PROMPTS[0]] * 2, RESPONSES[:2])
+    preferred = rater.preference(PROMPTS[:1], RESPONSES[:1], RESPONSES[1:2])
+    np.testing.assert_allclose(preferred, expit(one - other), atol=1e-6)
+
+
+def test_what_a_checkpoint_does_not_say_is_asked_for(place, tmp_path):
+    with pytest.raises(UserError, match="give feature_lengths with inputs and targets"):
+        nlhf_jax.load(str(place / "huggingface" / "huggingface"))
+    with pytest.raises(UserError, match="says of itself what kind would: leave it out"):
+        nlhf_jax.load(str(place / "preference"), kind="reward")
+    with pytest.raises(UserError, match="does not exist"):
+        nlhf_jax.load(str(tmp_path / "nowhere"))
+    preference = nlhf_jax.load(str(place / "preference")).network
+    with pytest.raises(UserError, match="it rates texts and writes none"):
+        sampling.Writer({"it": (preference, 1.0)}, whole_machine())
