@@ -32,10 +32,13 @@ class Opponent:
     Attributes:
       weights: over parameter sets, `policy`, `reference` or of `keeps`.
       keeps: parameter sets of its own: name -> how it follows the policy, traced into the step.
+      evaluated: the player against whom validation plays: the reference, so that algorithms can be
+        compared, or another where that is what the training is for.
     """
 
     weights: Player
     keeps: Mapping[str, Follow] = dataclasses.field(default_factory=dict)
+    evaluated: Player = dataclasses.field(default_factory=lambda: REFERENCE)
 
     def __post_init__(self):
         for name in self.keeps:
@@ -43,7 +46,7 @@ class Opponent:
                 raise UserError(
                     f"an opponent keeps a parameter set {name!r}: that name is taken, use another"
                 )
-        for name in self.weights:
+        for name in (*self.weights, *self.evaluated):
             if name not in ("policy", "reference", *self.keeps):
                 raise UserError(
                     f"an opponent has a weight on the parameter set {name!r} but keeps none of that"
@@ -67,6 +70,18 @@ def geometric_mixture(beta: float) -> Opponent:
 def best_response() -> Opponent:
     """BR: the reference policy."""
     return Opponent(REFERENCE)
+
+
+def frozen() -> Opponent:
+    """The policy as it was at the start: what is trained is a best response to it.
+
+    To a policy that has ended its training, that measures how far it can be exploited.
+    """
+
+    def stay(kept: PyTree, params: PyTree, step: jax.Array) -> PyTree:
+        return kept
+
+    return Opponent({"frozen": 1.0}, {"frozen": stay}, evaluated={"frozen": 1.0})
 
 
 def moving_average(decay: float | None = None) -> Opponent:

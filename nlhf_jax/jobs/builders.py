@@ -164,12 +164,15 @@ def policy(
     average_decay: float | None = None,
     remat: bool | None = None,
     pessimism: float | None = None,
+    start_checkpoint: str | None = None,
 ) -> Learner:
     """A policy that starts at the SFT checkpoint, which is also its reference.
 
     Args:
       setup: from the job.
       initial_checkpoint: the SFT policy.
+      start_checkpoint: where the policy starts in its place, of the same network; the reference is
+        `initial_checkpoint` all the same.
       rater_checkpoint: a preference model of any kind; without an opponent a reward model, or an
         embedding with `cyclic` 0; several rate as one (`raters.EnsembleScorer`); None for a scorer
         that needs no network.
@@ -207,6 +210,15 @@ def policy(
         )
 
     reference = open_frozen("initial_checkpoint", initial_checkpoint, "policy")
+    start = {}
+    if start_checkpoint is not None:
+        started = open_frozen("start_checkpoint", start_checkpoint, "policy")
+        if started.model.description() != reference.model.description():
+            raise UserError(
+                f"START_CHECKPOINT {start_checkpoint} is not of the network of INITIAL_CHECKPOINT "
+                f"{initial_checkpoint}"
+            )
+        start = {"initial_params": lambda: started.read("float32")}
     wanted = "reward" if opponent is None else "preference"
     sources = _numbered(rater_checkpoint)
     raters = [open_frozen(setting, path, wanted) for setting, path in sources.items()]
@@ -224,6 +236,7 @@ def policy(
         scorer_params=params if several else params[0] if params else {},
         frozen_dtype=frozen_dtype,
         max_response_length=feature_length(setup.feature_lengths, "targets", "a policy"),
+        **start,
         **setup.learner(),
     )
     learner.trained_against = lambda: _identities(raters)

@@ -103,8 +103,8 @@ def as_trained(
     if dropout and not 0 < dropout < 1:
         raise UserError(f"DROPOUT is {dropout} but must be at least 0 and below 1")
     # A description leaves out how a network is trained and how its random parameters are drawn.
-    drawn = getattr(getattr(model, "config", None), "alike_init", False)
-    wanted = {"remat": remat, "dropout_rate": dropout, "alike_init": drawn}
+    drawn = getattr(getattr(model, "config", None), "reading_init", False)
+    wanted = {"remat": remat, "dropout_rate": dropout, "reading_init": drawn}
     how = {name: x for name, x in wanted.items() if x}
     if not how:
         return model

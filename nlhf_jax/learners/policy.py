@@ -74,6 +74,7 @@ class PolicyLearner(Learner):
           UserError: opponent, objective and scorer do not go together.
         """
         self._keeps = dict(opponent.keeps) if opponent is not None else {}
+        self._evaluated = REFERENCE if opponent is None else opponent.evaluated
         self._players = objective.players(None if opponent is None else opponent.weights, scorer)
         self._objective = objective
         self._scorer = scorer
@@ -131,19 +132,20 @@ class PolicyLearner(Learner):
         return loss, {"loss": loss} | _about_first_response(scored)
 
     def evaluate(self, state: TrainState, frozen: PyTree, batch: Batch) -> Metrics:
-        """Against the reference, whoever the opponent in training is."""
-        players = [POLICY, REFERENCE]
+        """Against the reference, or whom else the opponent is to be evaluated by."""
+        players = [POLICY, self._evaluated]
         rows, metrics, (y, other) = self._play(state, frozen, batch, players, Purpose.EVALUATION)
-        assert other is not None  # the reference's
+        assert other is not None
         win_rate = map_batch(
             lambda texts: self._scorer.win_rate(frozen["scorer"], *texts),
             (rows["inputs"], y, other),
             self._microbatches,
         )
         metrics |= self.loss(state.params, frozen, rows)[1]
-        if self._scorer.pairwise:  # Against the reference; in training it is the opponent's.
+        if self._scorer.pairwise:  # In training it is the opponent's.
             del metrics[self._scorer.measures]
-        return metrics | {"win_rate_over_reference": jnp.sum(rows["row_weights"] * win_rate)}
+        name = f"win_rate_over_{'_'.join(self._evaluated)}"
+        return metrics | {name: jnp.sum(rows["row_weights"] * win_rate)}
 
     def follow(self, state: TrainState) -> TrainState:
         kept = {

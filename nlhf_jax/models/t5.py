@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from nlhf_jax.models.language_model import PyTree, SpecialTokens
+from nlhf_jax.models.reading_init import reading_init
 from nlhf_jax.models.t5_layers import (
     MASKED,
     DecoderLayer,
@@ -194,15 +195,15 @@ class T5:
 
     def description(self) -> dict[str, Any]:
         settings = dataclasses.asdict(self.config)
-        for name in ("remat", "dropout_rate", "alike_init"):
+        for name in ("remat", "dropout_rate", "reading_init"):
             del settings[name]  # How a run trains: nothing of the network.
         return {"family": "t5", **settings}
 
     def init(self, rng: jax.Array) -> PyTree:
         # Drawn per layer and then stacked, so that both layouts start from the same numbers.
         params = nn.meta.unbox(_boxed_params(self._unrolled, rng))
-        if self.config.alike_init:
-            params = keys_like_queries(params, self.config.head_dim)
+        if self.config.reading_init:
+            params = reading_init(params, self.config.head_dim)
         return self.from_per_layer(params)
 
     def logical_axes(self, per_layer: bool = False) -> PyTree:
@@ -285,25 +286,6 @@ def _logical_axes(network: T5Network) -> PyTree:
     return jax.tree.map(
         lambda leaf: leaf.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned)
     )
-
-
-def keys_like_queries(params: PyTree, head_dim: int) -> PyTree:
-    """Random parameters in which every head asks for what is like the asking token.
-
-    The keys' projection is the queries', at the size that keys have. Heads then find the same token
-    elsewhere from the first step on, which a small network learns late or, of few texts, never: to
-    copy words, and to see whether a summary's words stand in the text.
-    """
-
-    def alike(node: PyTree) -> PyTree:
-        if not isinstance(node, dict):
-            return node
-        node = {name: alike(child) for name, child in node.items()}
-        if {"query", "key"} <= node.keys():
-            node["key"] = jax.tree.map(lambda x: x * head_dim**0.5, node["query"])
-        return node
-
-    return alike(params)
 
 
 def stack_layers(params: PyTree, join: Callable = jnp.stack) -> PyTree:

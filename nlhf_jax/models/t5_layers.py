@@ -41,7 +41,7 @@ class T5Config:
     scan_layers: bool = False  # one stacked array per kind of parameter: compiles faster
     remat: bool = False  # of a layer keep its input alone, and compute the rest again for gradients
     dropout_rate: float = 0.0  # of what is trained; see `Dropout`
-    alike_init: bool = False  # see `keys_like_queries`
+    reading_init: bool = False  # see `reading_init`
     pad_id: int = 0
     eos_id: int = 1
     start_id: int = 0  # what the decoder reads first

@@ -27,7 +27,7 @@ def network() -> T5:
             mlp_dim=64,
             num_encoder_layers=1,
             num_decoder_layers=1,
-            alike_init=True,
+            reading_init=True,
         )
     )
 

@@ -92,7 +92,7 @@ def learned(steps: int, **settings) -> dict[str, float]:
 
 
 def test_a_network_whose_keys_start_as_its_queries_learns_to_find_words():
-    found = learned(150, alike_init=True)
+    found = learned(150, reading_init=True)
     assert found["in_text"] > 0.9
 
 

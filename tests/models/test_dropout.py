@@ -147,6 +147,6 @@ def test_a_family_without_it_refuses_it():
 
 
 def test_how_random_parameters_are_drawn_stays():
-    alike = tiny.model(**tiny.MESH_SIZES, alike_init=True)
-    assert setup.as_trained(alike, None, 0.1).config.alike_init
-    assert not setup.as_trained(network(0.0), None, 0.1).config.alike_init
+    alike = tiny.model(**tiny.MESH_SIZES, reading_init=True)
+    assert setup.as_trained(alike, None, 0.1).config.reading_init
+    assert not setup.as_trained(network(0.0), None, 0.1).config.reading_init
