@@ -16,13 +16,11 @@ import numpy as np
 from nlhf_jax.checkpoints import open_checkpoint
 from nlhf_jax.checkpoints.networks import Network, open_network
 from nlhf_jax.data import datasets
-from nlhf_jax.data.datasets import Dataset
 from nlhf_jax.data.prompts import form_of
 from nlhf_jax.data.vocabularies import Vocabulary
 from nlhf_jax.errors import UserError
-from nlhf_jax.evaluation.judges import EmbeddingJudge, NetworkJudge
-from nlhf_jax.jobs.judging import Bench
-from nlhf_jax.jobs.sampling import Writer, whole_machine
+from nlhf_jax.evaluation.judges import EmbeddingJudge
+from nlhf_jax.jobs.sampling import Writer, judge_alone, whole_machine
 from nlhf_jax.raters import KINDS
 from nlhf_jax.sharding import Partitioner
 
@@ -174,10 +172,7 @@ class Rater:
 
     def __init__(self, name: str, network: Network, partitioner: Partitioner, batch_size: int):
         self._name, self.network = name, network
-        words = Vocabulary.from_bytes(network.vocabulary_bytes)
-        data: Dataset = datasets.without_tasks(words, network.prompt_form)
-        bench = Bench(data, partitioner, network.feature_lengths, batch_size, 0, None, None)
-        self._judge: NetworkJudge = bench.network_judge(network, name)
+        self._judge = judge_alone(network, name, partitioner, batch_size)
 
     def __repr__(self) -> str:
         return f"Rater({self._name}, a {self.kind} model)"

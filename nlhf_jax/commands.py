@@ -52,6 +52,21 @@ def run(options: argparse.Namespace) -> None:
     )
 
 
+def exploit(options: argparse.Namespace) -> None:
+    """The chain of exploit.gin, with POLICIES from the command line."""
+    policies = {}
+    for argument in options.policy:
+        name, equals, checkpoint = argument.partition("=")
+        if not equals:
+            name, checkpoint = argument.rstrip("/").rpartition("/")[2].partition("#")[0], argument
+        if name in policies:
+            raise UserError(f"--policy: two policies are called {name!r}; give NAME=DIR")
+        policies[name] = checkpoint
+    options.gin_file = options.gin_file or ["exploit.gin"]
+    options.overrides = [*options.overrides, f"POLICIES={policies!r}"]
+    run(options)
+
+
 def config(options: argparse.Namespace) -> None:
     from nlhf_jax import configuration
     from nlhf_jax.configuration import effective, tables
@@ -125,6 +140,10 @@ def one_job(options: argparse.Namespace) -> None:
 def sample(options: argparse.Namespace) -> None:
     if options.num_samples < 1:
         raise UserError(f"--num_samples is {options.num_samples} but must be at least 1")
+    if options.best_of < 1:
+        raise UserError(f"--best_of is {options.best_of} but must be at least 1")
+    if (options.best_of > 1) != (options.rater is not None):
+        raise UserError("--best_of=N needs --rater=DIR, which compares the N, and the other way")
     if options.temperature < 0:
         raise UserError(f"--temperature is {options.temperature} but must not be negative")
     _import_modules(options.module)
@@ -139,6 +158,9 @@ def sample(options: argparse.Namespace) -> None:
             num_samples=options.num_samples,
             temperature=options.temperature,
             seed=options.seed,
+            best_of=options.best_of,
+            by=options.by,
+            rater=options.rater,
         )
         for prompt, completions in zip(prompts, samples, strict=True):
             for completion in completions:

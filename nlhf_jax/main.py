@@ -25,7 +25,8 @@ Nash learning from human feedback in JAX.
 jobs:
   run       a whole chain: SFT, preference model, policies, tournament, report
   train     one learner
-  evaluate  a tournament between checkpoints
+  evaluate  a tournament between checkpoints, or of each new one of a training
+  exploit   how far policies can be exploited, by best responses trained against them
   sample    responses of one checkpoint to prompts
   report    the report of a work directory again
   config    what a gin file comes to: every setting, and where it was set
@@ -48,6 +49,8 @@ _EXAMPLES = {
     "run": "nlhf run --gin_file=quickstart.gin --gin.SEED=1 --workdir=out",
     "train": "nlhf train --gin_file=runs/sft.gin --gin.TRAIN_STEPS=1000 --workdir=out/sft",
     "evaluate": "nlhf evaluate --gin_file=runs/tournament.gin --workdir=out/tournament",
+    "exploit": "nlhf exploit --policy=MD=out/nash_md --gin.REFERENCE_CHECKPOINT='\"out/sft\"' "
+    "--gin.RATER_CHECKPOINT='\"out/preference\"' --workdir=out/exploit",
     "sample": "nlhf sample --checkpoint=out/nash_md --prompts=prompts.txt --num_samples=2",
     "report": "nlhf report --workdir=out",
     "config": "nlhf config --gin_file=tldr/nash_md.gin --gin.BETA=0.25",
@@ -167,9 +170,17 @@ class _Parser(argparse.ArgumentParser):
 def _configured_parser(job: str, what: str, start: Callable) -> Callable[[], _Parser]:
     def build() -> _Parser:
         parser = _Parser(job, what + "\n" + _CONFIGURED, start)
-        _add_gin_files(parser)
+        _add_gin_files(parser, "exploit.gin" if job == "exploit" else None)
         parser.add_argument("--workdir", metavar="DIR", required=True, help="all output goes here")
-        if job in ("run", "train"):
+        if job == "exploit":
+            parser.add_argument(
+                "--policy",
+                action="append",
+                required=True,
+                metavar="[NAME=]DIR",
+                help="a policy's checkpoint; may be given several times",
+            )
+        if job in ("run", "train", "exploit"):
             parser.add_argument(
                 "--accept_changes",
                 action="store_true",
@@ -232,9 +243,14 @@ def _plan_parser() -> _Parser:
     return parser
 
 
-def _add_gin_files(parser: _Parser) -> None:
+def _add_gin_files(parser: _Parser, otherwise: str | None = None) -> None:
+    known = "" if otherwise is None else f"; without one, {otherwise}"
     parser.add_argument(
-        "--gin_file", action="append", required=True, metavar="FILE", help="may be repeated"
+        "--gin_file",
+        action="append",
+        required=otherwise is None,
+        metavar="FILE",
+        help=f"may be repeated{known}",
     )
     parser.add_argument(
         "--gin_search_paths",
@@ -267,6 +283,17 @@ def _sample_parser() -> _Parser:
     add("--num_samples", type=int, default=1, metavar="N", help="responses per prompt (1)")
     add("--temperature", type=float, default=1.0, metavar="T", help="0 is greedy (1.0)")
     add("--seed", type=int, default=0, metavar="N", help="(0)")
+    add(
+        "--best_of", type=int, default=1, metavar="N", help="send one of N by what --rater says (1)"
+    )
+    add("--rater", metavar="DIR", help="a checkpoint that compares the N")
+    add(
+        "--by",
+        default="nash",
+        metavar="HOW",
+        help="nash: draw from the N's Nash mixture; borda: the most preferred on average; reward:"
+        " the largest reward (nash)",
+    )
     _add_modules(parser)
     _add_processes(parser)
     return parser
@@ -370,6 +397,11 @@ _PARSERS: dict[str, Callable[[], _Parser]] = {
     "train": _configured_parser("train", "Trains one learner.", commands.one_job),
     "evaluate": _configured_parser(
         "evaluate", "A tournament between checkpoints.", commands.one_job
+    ),
+    "exploit": _configured_parser(
+        "exploit",
+        "Trains a best response against each frozen policy: how much can it be beaten by.",
+        commands.exploit,
     ),
     "sample": _sample_parser,
     "report": _report_parser,

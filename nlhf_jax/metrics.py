@@ -6,8 +6,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TextIO
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TextIO
 
 from etils import epath
 
@@ -64,6 +64,19 @@ class MetricWriter:
     def close(self) -> None:
         self._lines.close()
         self._events.close()
+
+
+def rows(path: epath.Path) -> Iterator[dict[str, Any]]:
+    """The lines of a `metrics.jsonl` that can be read; nothing if there is none."""
+    if not path.exists():
+        return
+    for line in path.read_bytes().splitlines():
+        try:
+            row = json.loads(line)
+            row["step"], row["split"] = int(row["step"]), str(row["split"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue  # cut short by a kill
+        yield row
 
 
 def _is_finite(value: float) -> bool:

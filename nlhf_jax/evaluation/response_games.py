@@ -28,6 +28,16 @@ def from_judge(
     Raises:
       UserError: the prompts do not have the same number of responses.
     """
+    return from_matrix(preference_matrices(prompts, responses, judge), **regularization)
+
+
+def preference_matrices(
+    prompts: Sequence[str], responses: Sequence[Sequence[str]], judge: Judge
+) -> np.ndarray:
+    """P(y_i > y_j | x) of Y responses to each of X prompts, as a judge has it: `[X, Y, Y]` float64.
+
+    Equal texts tie. Arguments and errors as of `from_judge`.
+    """
     if len(responses) != len(prompts) or len({len(texts) for texts in responses}) != 1:
         raise UserError(
             f"{len(prompts)} prompts have {[len(texts) for texts in responses]} responses, but all "
@@ -35,9 +45,18 @@ def from_judge(
         )
     count = len(responses[0])
     matrix = np.full((len(prompts), count, count), 0.5)
-    for i, j in itertools.combinations(range(count), 2):
-        one, other = [texts[i] for texts in responses], [texts[j] for texts in responses]
-        same = np.array([a == b for a, b in zip(one, other, strict=True)])
-        matrix[:, i, j] = np.where(same, 0.5, answers(judge, prompts, one, other))
-        matrix[:, j, i] = 1 - matrix[:, i, j]
-    return from_matrix(matrix, **regularization)
+    pairs = list(itertools.combinations(range(count), 2))
+    # In one call: a judge that is a network or a server does best with many questions at once.
+    asked = [
+        (n, i, j) for n, texts in enumerate(responses) for i, j in pairs if texts[i] != texts[j]
+    ]
+    if asked:
+        found = answers(
+            judge,
+            [prompts[n] for n, _, _ in asked],
+            [responses[n][i] for n, i, _ in asked],
+            [responses[n][j] for n, _, j in asked],
+        )
+        row, one, other = np.array(asked).T
+        matrix[row, one, other], matrix[row, other, one] = found, 1 - found
+    return matrix

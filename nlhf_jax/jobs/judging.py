@@ -36,6 +36,11 @@ from nlhf_jax.sharding import Partitioner
 Source = str | Sequence[str]  # a checkpoint, or several that rate as one
 
 
+def paths_of(source: Source) -> Sequence[str]:
+    """The checkpoints, one or several."""
+    return [source] if isinstance(source, str) else source
+
+
 class Seat(NamedTuple):
     """A judge at a tournament.
 
@@ -118,7 +123,7 @@ class Bench:
         judge, networks = self.rater_judge(source, setting)
         for network in networks:
             warn_of_short_texts(network, setting, self.feature_lengths)
-        paths = [source] if isinstance(source, str) else source
+        paths = paths_of(source)
         identities = processes.from_first(lambda: [checkpoints.identity(one) for one in paths])
         lengths = [network.feature_lengths for network in networks]
         how = [self.compute_dtype, getattr(judge, "temperature", None), *lengths]
@@ -130,7 +135,7 @@ class Bench:
         Calibrated by the votes of "validation" if that was asked for. `setting` is what names the
         checkpoints, for errors.
         """
-        paths = [source] if isinstance(source, str) else source
+        paths = paths_of(source)
         networks = [self.load(path, kind="preference") for path in paths]
         judges = [self.network_judge(network, setting) for network in networks]
         judge: Judge = judges[0] if len(judges) == 1 else EnsembleJudge(judges)

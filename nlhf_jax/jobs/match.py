@@ -7,7 +7,7 @@ from nlhf_jax.data.batches import Examples
 from nlhf_jax.evaluation.results import TournamentResult
 from nlhf_jax.evaluation.tournament import Player, play
 from nlhf_jax.jobs.judging import Seat
-from nlhf_jax.jobs.responding import Respondents
+from nlhf_jax.jobs.responding import Entry, Respondents
 from nlhf_jax.metrics import Progress
 
 RESULT = "tournament.json"
@@ -42,9 +42,9 @@ class Match:
         # Player -> of each judge, whether it has trained this player; None if that is not known.
         self._trained: dict[str, list[bool | None]] = {}
 
-    def enter(self, name: str, source: str) -> None:
+    def enter(self, name: str, entry: Entry) -> None:
         """A player writes its responses, unless they are there, and plays from now on."""
-        player, network, sampled = self._respondents.write(name, source)
+        player, network, sampled = self._respondents.write(name, entry)
         self._players[name] = player
         self._trained[name] = [
             network is not None and seat.has_trained(network) for seat in self._seats

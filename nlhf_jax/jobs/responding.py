@@ -1,9 +1,10 @@
 """Players of a tournament write their responses, once: see `nlhf_jax.evaluation.responses`."""
 
+import dataclasses
 import functools
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,10 +16,12 @@ from nlhf_jax import checkpoints, processes
 from nlhf_jax.checkpoints.networks import Network
 from nlhf_jax.data.batches import Examples
 from nlhf_jax.data.templates import feature_length
+from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation import responses
+from nlhf_jax.evaluation.best_of import best_of
 from nlhf_jax.evaluation.responses import Response, Writing
 from nlhf_jax.evaluation.tournament import Player
-from nlhf_jax.jobs.judging import Bench, compiled
+from nlhf_jax.jobs.judging import Bench, Source, compiled, paths_of
 from nlhf_jax.models.language_model import LanguageModel, response_mask, token_log_probs
 from nlhf_jax.rollout import sample_responses
 
@@ -29,6 +32,59 @@ class Written(NamedTuple):
     player: Player
     network: Network | None
     sampled: int  # responses that were not there before
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Who plays.
+
+    Attributes:
+      checkpoint: of a policy.
+      file: of JSON lines with `prompt` and `completion`, in place of a checkpoint.
+      best_of: responses of which one is sent; 1 for no choice.
+      by: how it is chosen, see `evaluation.best_of`.
+      rater: checkpoints of who compares them.
+    """
+
+    checkpoint: str = ""
+    file: str | None = None
+    best_of: int = 1
+    by: str = "nash"
+    rater: Source | None = None
+
+
+def entry_of(name: str, player: str | Mapping[str, Any], resolve: Callable[[str], str]) -> Entry:
+    """What PLAYERS says of one player.
+
+    Args:
+      name: the player's.
+      player: a checkpoint; a file; or a dict with `checkpoint`, `best_of`, `by` and `rater`.
+      resolve: what a checkpoint means now.
+
+    Raises:
+      UserError: it is none of these.
+    """
+    if isinstance(player, str):
+        if player.endswith(responses.SUFFIX):
+            return Entry(file=player)
+        return Entry(resolve(player))
+    known = [field.name for field in dataclasses.fields(Entry) if field.name != "file"]
+    for key in player:
+        if key not in known:
+            raise UserError(
+                f"PLAYERS has '{name}' with the key {key!r} but only {', '.join(known)} mean "
+                "something"
+            )
+    entry = Entry(**player)
+    if not entry.checkpoint or entry.rater is None or entry.best_of < 2:
+        raise UserError(
+            f"PLAYERS has '{name}': {dict(player)} but a dict needs a checkpoint, best_of of at "
+            "least 2, and a rater"
+        )
+    rater = (
+        resolve(entry.rater) if isinstance(entry.rater, str) else tuple(map(resolve, entry.rater))
+    )
+    return dataclasses.replace(entry, checkpoint=resolve(entry.checkpoint), rater=rater)
 
 
 class Respondents:
@@ -55,47 +111,53 @@ class Respondents:
     def _base(self) -> Network:
         return self._bench.load(self._reference)
 
-    def write(self, name: str, source: str) -> Written:
+    def write(self, name: str, entry: Entry) -> Written:
         """A player's responses: read if they are there, sampled if not.
 
         Args:
           name: the player's; it decides the random numbers, so that players write independently.
-          source: its checkpoint, or a file of JSON lines with `prompt` and `completion`.
+          entry: who plays.
 
         Raises:
           UserError: the checkpoint or the file cannot be used.
         """
         prompts = self._examples.texts("inputs")
-        if source.endswith(responses.SUFFIX):
-            texts = [one.text for one in responses.read_file(source, prompts)]
+        if entry.file is not None:
+            texts = [one.text for one in responses.read_file(entry.file, prompts)]
             return Written(Player(texts), None, 0)
-        network = self._bench.open(source)
+        network = self._bench.open(entry.checkpoint)
         at_once = self._bench.batch_size
-        how = self._how(name, source)
+        how = self._how(name, entry)
         writing = Writing(self._directory, name, how, prompts, at_once)
         before = len(writing.responses)
         if not writing.complete:
-            for batch in self._sample(network, name, before // at_once):
+            for batch in self._batches(network, name, entry, before // at_once):
                 writing.add(batch)
         written = writing.responses
+        # What is chosen of several is not drawn from the policy, whose ratios say no KL then.
+        ratios = [sum(one.ratios) for one in written] if entry.best_of == 1 else None
         player = Player(
             responses=[one.text for one in written],
-            log_ratios=np.array([sum(one.ratios) for one in written], np.float64),
+            log_ratios=None if ratios is None else np.array(ratios, np.float64),
             token_counts=np.array([len(one.log_probs) for one in written]),
         )
         return Written(player, network, len(written) - before)
 
-    def _how(self, name: str, source: str) -> dict[str, Any]:
+    def _how(self, name: str, entry: Entry) -> dict[str, Any]:
         """All that decides a player's responses."""
         bench = self._bench
+        raters = [] if entry.rater is None else paths_of(entry.rater)
 
         def identities() -> list[str]:
-            return [checkpoints.identity(one) for one in (source, self._reference)]
+            asked = (entry.checkpoint, self._reference, *raters)
+            return [checkpoints.identity(one) for one in asked]
 
-        checkpoint, reference = processes.from_first(identities)
+        checkpoint, reference, *of_raters = processes.from_first(identities)
+        best = {"best_of": entry.best_of, "by": entry.by, "raters": of_raters}
         return {
             "player": name,
-            "checkpoint": {"path": source, "identity": checkpoint},
+            **(best if entry.best_of > 1 else {}),
+            "checkpoint": {"path": entry.checkpoint, "identity": checkpoint},
             "reference": {"path": self._reference, "identity": reference},
             "temperature": self._temperature,
             "seed": bench.seed,
@@ -105,8 +167,32 @@ class Respondents:
             "prompts": hashlib.sha256(self._examples.arrays["inputs"].tobytes()).hexdigest(),
         }
 
-    def _sample(self, network: Network, name: str, first: int) -> Iterator[list[Response]]:
+    def _batches(
+        self, network: Network, name: str, entry: Entry, first: int
+    ) -> Iterator[list[Response]]:
         """Batches of responses, from number `first` on."""
+        if entry.best_of == 1:
+            yield from self._sample(network, name, first)
+            return
+        judge = self._bench.rater_judge(entry.rater or "", f"the rater of player '{name}', which")[
+            0
+        ]
+        prompts, at_once = self._examples.texts("inputs"), self._bench.batch_size
+        several = [
+            self._sample(network, f"{name}, {one} of {entry.best_of}", first)
+            for one in range(entry.best_of)
+        ]
+        for number, batches in enumerate(zip(*several, strict=True), start=first):
+            choices = list(zip(*batches, strict=True))  # of each prompt its responses
+            start = number * at_once
+            texts = [[one.text for one in of] for of in choices]
+            rng = np.random.default_rng([self._bench.seed, zlib.crc32(name.encode()), number])
+            asked = prompts[start : start + len(choices)]
+            best = best_of(asked, texts, judge, entry.by, rng)
+            yield [of[index] for of, index in zip(choices, best, strict=True)]
+
+    def _sample(self, network: Network, name: str, first: int) -> Iterator[list[Response]]:
+        """Batches of one response each, from number `first` on."""
         bench, base = self._bench, self._base
         # P(pi > pi') is over independent draws: one key for all would couple their responses. By
         # name, so that a player has the same whoever else plays.

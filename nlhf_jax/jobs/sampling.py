@@ -9,9 +9,13 @@ import numpy as np
 
 from nlhf_jax.checkpoints import open_checkpoint
 from nlhf_jax.checkpoints.networks import Network, load_network
+from nlhf_jax.data import datasets
 from nlhf_jax.data.prompts import PLAIN, PromptForm
 from nlhf_jax.data.vocabularies import Vocabulary
 from nlhf_jax.errors import UserError
+from nlhf_jax.evaluation.best_of import best_of as choose_best
+from nlhf_jax.evaluation.judges import Judge, NetworkJudge
+from nlhf_jax.jobs.judging import Bench
 from nlhf_jax.models.language_model import token_log_probs
 from nlhf_jax.rollout import rollout
 from nlhf_jax.sharding import Partitioner
@@ -34,20 +38,53 @@ def sample(
     seed: int,
     batch_size: int = 32,
     devices: Sequence[jax.Device] | None = None,
+    best_of: int = 1,
+    by: str = "nash",
+    rater: str | None = None,
 ) -> list[list[str]]:
-    """`num_samples` responses of one checkpoint to each prompt.
+    """`num_samples` responses of one checkpoint to each prompt, each the best of `best_of`.
 
     A prompt is a text, or the fields of the checkpoint's form of prompts; it is put into that form
     and shortened as in training. How many were shortened is said on standard error. Parameters and
     rows are shared by the `devices`, by default all; how many there are does not change the
-    responses.
+    responses. With `best_of`, `rater` is the checkpoint of who compares, and `by` how one is
+    chosen, see `evaluation.best_of`.
 
-    Raises UserError if the checkpoint cannot be read or is a rater's.
+    Raises UserError if a checkpoint cannot be read or is of the wrong kind.
     """
     partitioner = whole_machine(devices)
+    if best_of > 1 and rater is None:
+        raise UserError(f"the best of {best_of} needs a rater who compares them")
+    judge = None if rater is None or best_of == 1 else _judge(rater, partitioner, batch_size)
     network = load_network(checkpoint, partitioner, dtype=None)
     writer = Writer({checkpoint: (network, 1.0)}, partitioner, batch_size)
-    return writer.sample(prompts, num_samples, temperature, seed)
+    found = writer.sample(prompts, num_samples * best_of, temperature, seed)
+    if judge is None:
+        return found
+    texts = [one if isinstance(one, str) else network.prompt_form.prompt_of(one) for one in prompts]
+    chosen: list[list[str]] = [[] for _ in prompts]
+    for number in range(num_samples):
+        several = [of[number * best_of : (number + 1) * best_of] for of in found]
+        rng = np.random.default_rng([seed, number])
+        best = choose_best(texts, several, judge, by, rng)
+        for kept, of, index in zip(chosen, several, best, strict=True):
+            kept.append(of[index])
+    return chosen
+
+
+def _judge(rater: str, partitioner: Partitioner, batch_size: int) -> Judge:
+    network = load_network(rater, partitioner, dtype=None)
+    return judge_alone(network, rater, partitioner, batch_size)
+
+
+def judge_alone(
+    network: Network, name: str, partitioner: Partitioner, batch_size: int
+) -> NetworkJudge:
+    """The judge that a rater's network is where there is no data; `name` names it in errors."""
+    words = Vocabulary.from_bytes(network.vocabulary_bytes)
+    data = datasets.without_tasks(words, network.prompt_form)
+    bench = Bench(data, partitioner, network.feature_lengths, batch_size, 0, None, None)
+    return bench.network_judge(network, name)
 
 
 def whole_machine(devices: Sequence[jax.Device] | None = None) -> Partitioner:

@@ -15,6 +15,7 @@ JOBS = {
     "evaluate": "nlhf_jax.jobs:evaluate",
     "data": "nlhf_jax.jobs:train_vocabulary",
     "games": "nlhf_jax.jobs:games",
+    "exploitability": "nlhf_jax.jobs.exploiting:exploitability",
     "report": "nlhf_jax.report.writing:write_report",
 }
 REFERENCE = "stage:"

@@ -2,19 +2,19 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from etils import epath
 
 from nlhf_jax.data import json_lines
 from nlhf_jax.data.batches import Examples
 from nlhf_jax.data.datasets import Dataset
-from nlhf_jax.evaluation import responses
 from nlhf_jax.evaluation.judges import Judge
 from nlhf_jax.evaluation.results import TournamentResult, warnings
 from nlhf_jax.jobs import run_record
 from nlhf_jax.jobs.judging import Bench, Source
 from nlhf_jax.jobs.match import RESULT, Match
-from nlhf_jax.jobs.responding import Respondents
+from nlhf_jax.jobs.responding import Respondents, entry_of
 from nlhf_jax.jobs.watching import follow
 from nlhf_jax.metrics import Progress
 from nlhf_jax.sharding import Partitioner
@@ -22,7 +22,7 @@ from nlhf_jax.sharding import Partitioner
 
 def evaluate(
     workdir: str,
-    players: Mapping[str, str],
+    players: Mapping[str, str | Mapping[str, Any]],
     reference: str,
     data: Dataset,
     partitioner: Partitioner,
@@ -51,7 +51,9 @@ def evaluate(
     Args:
       workdir: gets the result.
       players: policy name -> checkpoint, as in `checkpoints.open_checkpoint`, or a file of JSON
-        lines with `prompt` and `completion`, its name ending in ".jsonl".
+        lines with `prompt` and `completion`, its name ending in ".jsonl"; or a dict with a
+        `checkpoint` and the `rater` by whom the best of `best_of` responses is chosen, `by` "nash",
+        "borda" or "reward" (`evaluation.best_of`).
       reference: the checkpoint to which KL is measured, the SFT policy.
       data: tasks with `split`.
       partitioner: the mesh.
@@ -83,7 +85,7 @@ def evaluate(
       UserError: a checkpoint or data that cannot be used, or no judge.
     """
     opened = run_record.Opened()  # what they mean now: other steps may be saved while they play
-    players = {name: _opened_player(opened, source) for name, source in players.items()}
+    entries = {name: entry_of(name, one, opened.path) for name, one in players.items()}
     raters = {name: _opened(opened, source) for name, source in (raters or {}).items()}
     reference = opened.path(reference)
     rater_checkpoint = rater_checkpoint and _opened(opened, rater_checkpoint)
@@ -110,8 +112,8 @@ def evaluate(
 
     opened.write(workdir)
     progress.status("samples the players' responses")
-    for name, source in players.items():
-        match.enter(name, source)
+    for name, entry in entries.items():
+        match.enter(name, entry)
     if watch is not None:
         follow(watch, match, result, watch_seconds)
     else:
@@ -122,10 +124,6 @@ def evaluate(
 
 def _opened(opened: run_record.Opened, source: Source) -> Source:
     return opened.path(source) if isinstance(source, str) else tuple(map(opened.path, source))
-
-
-def _opened_player(opened: run_record.Opened, source: str) -> str:
-    return source if source.endswith(responses.SUFFIX) else opened.path(source)
 
 
 def drawn_prompts(

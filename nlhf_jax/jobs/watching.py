@@ -6,7 +6,6 @@ the checkpoint's step; the tournament and the report are those of the latest.
 """
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator
 
@@ -19,7 +18,8 @@ from nlhf_jax.evaluation.results import REFERENCE, TournamentResult
 from nlhf_jax.files import absolute
 from nlhf_jax.interruption import Preempted, StopSignal
 from nlhf_jax.jobs.match import Match
-from nlhf_jax.metrics import FILE_NAME, MetricWriter
+from nlhf_jax.jobs.responding import Entry
+from nlhf_jax.metrics import FILE_NAME, MetricWriter, rows
 from nlhf_jax.report.writing import write_report
 from nlhf_jax.train import TIMING_FILE
 
@@ -46,7 +46,8 @@ def follow(
       UserError: a checkpoint is there and cannot be used.
     """
     directory = absolute(watch)
-    last = processes.from_first(lambda: _last_step(match.workdir))
+    path = epath.Path(match.workdir) / FILE_NAME
+    last = processes.from_first(lambda: max((row["step"] for row in rows(path)), default=0))
     name = directory.name
     metrics = MetricWriter(match.workdir, last)
     with StopSignal() as stop, contextlib.closing(metrics):
@@ -54,7 +55,7 @@ def follow(
             player = f"{name}@{step}"
             checkpoint = directory / DIRECTORY / str(step)
             try:
-                match.enter(player, str(checkpoint))
+                match.enter(player, Entry(str(checkpoint)))
             except Exception as error:
                 if processes.from_first(checkpoint.exists):
                     raise
@@ -90,20 +91,6 @@ def _new_steps(directory: epath.Path, last: int, seconds: float, stop: StopSigna
             end = time.monotonic() + seconds
             while stop.number is None and time.monotonic() < end:
                 time.sleep(min(_NAP, seconds))
-
-
-def _last_step(workdir: str) -> int:
-    """The last that has played, 0 if none has."""
-    path = epath.Path(workdir) / FILE_NAME
-    if not path.exists():
-        return 0
-    last = 0
-    for line in path.read_bytes().splitlines():
-        try:
-            last = max(last, int(json.loads(line)["step"]))
-        except (ValueError, KeyError, TypeError, RecursionError):
-            continue  # cut short by a kill
-    return last
 
 
 def measures(result: TournamentResult, name: str) -> dict[str, float]:
