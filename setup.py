@@ -54,7 +54,7 @@ setup(
     package_data={
         "nlhf_jax.colab": ["*.ipynb"],
         "nlhf_jax.data.tldr_mini": ["*.model"],
-        "nlhf_jax.report": ["*.html"],
+        "nlhf_jax.report": ["*.html", "*.css", "*.js"],
         "nlhf_jax.gin_configs": ["*.gin", "*/*.gin"],
     },
     entry_points={"console_scripts": ["nlhf = nlhf_jax.main:main"]},

@@ -1,0 +1,79 @@
+// What every report has: the choice of light or dark, the contents that say where one is, tips.
+"use strict";
+
+// --- light or dark: as the system has it, until somebody chooses; kept where the page is kept ----
+const THEMES = ["auto", "light", "dark"];
+const root = document.documentElement;
+function keptTheme() {
+  try {
+    return localStorage.getItem("nlhf_jax theme");
+  } catch {
+    return null; // a browser that keeps nothing of files
+  }
+}
+function setTheme(theme) {
+  if (theme === "auto") delete root.dataset.theme;
+  else root.dataset.theme = theme;
+  const button = document.getElementById("theme");
+  button.textContent = { auto: "◐", light: "☀", dark: "☾" }[theme];
+  button.title = button.ariaLabel = `Colours: ${theme}; change them`;
+  button.value = theme;
+  try {
+    localStorage.setItem("nlhf_jax theme", theme);
+  } catch {
+    // not kept
+  }
+}
+const kept = keptTheme();
+setTheme(THEMES.includes(kept) ? kept : "auto");
+document.getElementById("theme").hidden = false;
+document.getElementById("theme").addEventListener("click", (event) => {
+  setTheme(THEMES[(THEMES.indexOf(event.currentTarget.value) + 1) % THEMES.length]);
+});
+
+// --- contents ------------------------------------------------------------------------------------
+const links = new Map(Array.from(document.querySelectorAll("nav a"), (a) => [a.hash.slice(1), a]));
+function markPlace() {
+  const sections = Array.from(document.querySelectorAll("main section[id]"));
+  const passed = sections.filter((one) => one.getBoundingClientRect().top < innerHeight / 3);
+  const here = links.get((passed.at(-1) ?? sections[0])?.id);
+  if (!here || here.hasAttribute("aria-current")) return;
+  for (const link of links.values()) link.removeAttribute("aria-current");
+  here.setAttribute("aria-current", "true");
+  const strip = here.closest("ol"); // sideways on a phone
+  strip.scrollTo({ left: here.offsetLeft - strip.offsetLeft - strip.clientWidth / 3 });
+}
+addEventListener("scroll", () => requestAnimationFrame(markPlace), { passive: true });
+markPlace();
+
+// --- tips: the data-tip of what is pointed at or touched -----------------------------------------
+const tip = document.body.appendChild(document.createElement("div"));
+tip.className = "tip";
+tip.hidden = true;
+tip.ariaHidden = "true"; // said elsewhere on the page too
+function showTip(event) {
+  const over = event.target.closest?.("[data-tip]");
+  tip.hidden = !over;
+  if (!over) return;
+  tip.textContent = over.dataset.tip;
+  const box = over.getClientRects()[0] ?? over.getBoundingClientRect();
+  const left = box.left + box.width / 2 - tip.offsetWidth / 2;
+  tip.style.left = `${Math.max(4, Math.min(left, root.clientWidth - tip.offsetWidth - 4))}px`;
+  const above = box.top - tip.offsetHeight - 6;
+  tip.style.top = `${above < 4 ? box.bottom + 6 : above}px`;
+}
+addEventListener("pointerover", showTip);
+addEventListener("pointerdown", showTip);
+addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
+
+// --- paper has no folds --------------------------------------------------------------------------
+addEventListener("beforeprint", () => {
+  for (const fold of document.querySelectorAll("details.fold:not([open])")) {
+    fold.open = fold.wasFolded = true;
+  }
+});
+addEventListener("afterprint", () => {
+  for (const fold of document.querySelectorAll("details.fold")) {
+    if (fold.wasFolded) fold.open = fold.wasFolded = false;
+  }
+});
