@@ -207,7 +207,7 @@ class Browser {
       Number.isNaN(ratio) ? null : `log π/μ ${signed(ratio)} nats`].filter(Boolean).join(" · ");
     const body = !text.trim() && !known ? h("p", { class: "nothing" }, "(empty)")
       : h("div", { class: "text tokens" }, tokens.map(([piece, value]) => token(piece, value)));
-    const other = known && d.shown(n, player).trim() !== text.trim()
+    const other = known && !d.shown(n, player).trim().startsWith(text.trim())
       ? h("details", {}, h("summary", {}, "As it was judged"), h("div", { class: "text" }, text || "(empty)"))
       : null;
     const numbers = known ? h("details", { class: "numbers" }, h("summary", {}, "Token by token"),
@@ -235,8 +235,8 @@ class Browser {
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Judge"),
         h("th", { scope: "col", class: "n" }, "P(A > B)"),
         h("td", { class: "ends" }, h("span", {}, "B"), h("span", {}, "A")),
-        h("th", { scope: "col", class: "n first" }, "A shown first"),
-        h("th", { scope: "col", class: "n second" }, "B shown first"), h("td", {}))),
+        h("th", { scope: "col", class: "n first" }, "A first"),
+        h("th", { scope: "col", class: "n second" }, "B first"), h("td", {}))),
       h("tbody", {}, rows)));
   }
   others(n) {

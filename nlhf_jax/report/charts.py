@@ -18,6 +18,7 @@ _WIDTH, _HEIGHT = 320, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 24, 36  # around the axes
 _POINTS = 240  # a line is drawn with no more
 _SMOOTH_FROM = 120  # as in `plots.py`
+_REACH = 0.01  # axes around a level are no narrower, or rounding errors would fill them
 SERIES = 8  # colours in report.css; later series have dashes too
 # Paths around the origin: told apart without colours.
 _MARKERS = (
@@ -118,7 +119,7 @@ class _Drawing:
         xs += [value for dot in chart.dots for value in dot.x]
         ys += [value for dot in chart.dots for value in dot.y]
         if chart.level is not None and ys:
-            ys.append(chart.level)
+            ys += [chart.level - _REACH, chart.level + _REACH]
         if chart.diagonal:
             xs, ys = [*xs, *ys], [*xs, *ys]
         self._x, xticks = _scale(xs, _LEFT, _WIDTH - _RIGHT, bool(chart.lines))

@@ -85,7 +85,8 @@ class Charts:
     @property
     def legend(self) -> dict[str, int]:
         """Label -> series."""
-        return {label: series for chart in self.charts for label, series in chart.legend.items()}
+        found = {label: series for chart in self.charts for label, series in chart.legend.items()}
+        return dict(sorted(found.items(), key=lambda pair: pair[1]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,12 +98,14 @@ class Samples:
       browsed: all, for the page's browser.
       name: of the tournament, where there are several.
       pair: the two players that the browser begins with.
+      about: what `samples` are, where the browser cannot run.
     """
 
     samples: Sequence[Sample]
     browsed: Browsed | None = None
     name: str = ""
     pair: tuple[str, str] = ("", "")
+    about: str = ""
     kind = "samples"
 
 

@@ -32,7 +32,7 @@ _DIVERGING = LinearSegmentedColormap.from_list(
 )
 _DIVERGING_DARK = LinearSegmentedColormap.from_list(
     "loses_wins_dark",
-    ["#f0a163", "#b4591b", "#5c3520", "#252b33", "#1f4467", "#2f74ae", "#82bdea"],
+    ["#b9540d", "#93470f", "#573319", "#262c34", "#1d4265", "#1d5d97", "#1d70b8"],
 )
 _LOOK: dict[Any, Any] = {
     "font.family": "DejaVu Sans",

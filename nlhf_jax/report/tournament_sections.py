@@ -238,8 +238,14 @@ def _samples(one: Tournament) -> Section | None:
             " over the other policies' responses to the same prompt."
         )
     name = "" if one.alone else one.name
-    some = Samples(result.samples, one.browsed, name, _pair(one))
-    return Section("Samples", [Text(says), some])
+    some = Samples(result.samples, one.browsed, name, _pair(one), says)
+    return Section("Samples", [Text(says if one.browsed is None else _ABOUT_BROWSER), some])
+
+
+_ABOUT_BROWSER = (
+    "Every response that was judged, two players beside each other. A judge that reads one response"
+    " first is asked in both orders, A first and B first; P is their mean. Each view has a link: its address."
+)
 
 
 def _pair(one: Tournament) -> tuple[str, str]:
