@@ -10,7 +10,7 @@ function h(tag, attributes = {}, ...children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value !== false && value !== null) element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null));
+  element.append(...children.flat(Infinity).filter((child) => child !== null));
   return element;
 }
 
@@ -91,6 +91,9 @@ class Browser {
     if (!control || !(control in this.state)) return;
     if (control === "margin" && !this.controls.margin.checkValidity()) return;
     this.go({ [control]: this.controls[control].value }, false);
+    if (this.found.length && !this.found.includes(this.at)) {
+      this.go({ sample: this.data.numbers[this.found[0]] }, false);
+    }
   }
   clicked(event) {
     const button = event.target.closest("button[data-do]");
@@ -231,7 +234,7 @@ class Browser {
         h("td", { class: "n" }, p3(first)), h("td", { class: "n" }, p3(second)),
         h("td", {}, turned ? h("span", { class: "turned" }, "the order turns it") : ""));
     });
-    return h("div", { class: "wide" }, h("table", { class: "judgements" },
+    return h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "Judgements" }, h("table", { class: "judgements" },
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Judge"),
         h("th", { scope: "col", class: "n" }, "P(A > B)"),
         h("td", { class: "ends" }, h("span", {}, "B"), h("span", {}, "A")),

@@ -244,7 +244,8 @@ def _samples(one: Tournament) -> Section | None:
 
 _ABOUT_BROWSER = (
     "Every response that was judged, two players beside each other. A judge that reads one response"
-    " first is asked in both orders, A first and B first; P is their mean. Each view has a link: its address."
+    " first is asked in both orders, A first and B first; P is their mean. Each"
+    " view has a link: its address."
 )
 
 

@@ -42,7 +42,7 @@ def browsed(
 ) -> Browsed:
     """Random texts, log ratios and probabilities; the player `reference` has no tokens."""
     rng = np.random.default_rng(0)
-    orders = rng.random((len(JUDGES), prompts, len(players), len(players)))
+    orders = rng.random((len(JUDGES), prompts, len(players), len(players))).round(3)
     return Browsed(
         players,
         tuple(f"{words(rng, words_each)} {n}" for n in range(prompts)),
