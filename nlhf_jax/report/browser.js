@@ -178,7 +178,7 @@ class Browser {
     link.tabIndex = 0;
     if (Number(link.dataset.at) !== this.at) return;
     link.setAttribute("aria-current", "true");
-    const offset = link.offsetTop - list.offsetTop;
+    const offset = link.offsetTop; // within the list
     if (offset < list.scrollTop || offset > list.scrollTop + list.clientHeight - 40) {
       list.scrollTop = offset - list.clientHeight / 3;
     }
