@@ -178,10 +178,8 @@ class Browser {
     link.tabIndex = 0;
     if (Number(link.dataset.at) !== this.at) return;
     link.setAttribute("aria-current", "true");
-    const offset = link.offsetTop; // within the list
-    if (offset < list.scrollTop || offset > list.scrollTop + list.clientHeight - 40) {
-      list.scrollTop = offset - list.clientHeight / 3;
-    }
+    const offset = link.getBoundingClientRect().top - list.getBoundingClientRect().top;
+    if (offset < 0 || offset > list.clientHeight - 40) list.scrollTop += offset - list.clientHeight / 3;
   }
   sample() {
     const d = this.data, v = this.view, n = this.at, place = this.within(".shown");

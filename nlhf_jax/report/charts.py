@@ -78,7 +78,8 @@ class Chart:
     @property
     def legend(self) -> dict[str, int]:
         """Label -> series, in order."""
-        return {one.label: one.series for one in (*self.lines, *self.dots)}
+        drawn: tuple[Line | Dot, ...] = (*self.lines, *self.dots)
+        return {one.label: one.series for one in drawn}
 
 
 def curve_chart(metric: str, lines: Sequence[Line], title: str | None = None) -> Chart:

@@ -65,6 +65,13 @@ def arrived(page, sample: int):
     )
 
 
+def is_in_sight(page) -> bool:
+    """Whether the list has come to the sample on show."""
+    row, window = (page.locator(x).bounding_box() for x in (".list [aria-current]", ".list"))
+    above = row["y"] - window["y"]
+    return -1 <= above and above + row["height"] <= window["height"] + 1
+
+
 def p(kept, judge, first, second) -> np.ndarray:
     """`[N, 2]`: P(first > second) as asked with the first shown first, and with the second."""
     i, j = kept.players.index(first), kept.players.index(second)
@@ -186,13 +193,14 @@ def test_a_view_is_its_link_and_back_and_forward_walk_through_samples(open_page,
     assert shown(page) == 17
     names = page.locator(".pair h3").all_text_contents()
     assert names == ["A a|<b>", "B reference"]
+    assert is_in_sight(page)
     box = page.locator(".browser").bounding_box()
     assert box["y"] < 450  # a link to a sample leads there
     page.keyboard.press("j")
     page.wait_for_function("() => location.hash.startsWith('#sample=18&')")
     page.locator(".list a").nth(29).click()
     page.wait_for_function("() => location.hash.startsWith('#sample=30&')")
-    assert shown(page) == 30
+    assert shown(page) == 30 and is_in_sight(page)
     for step, sample in ((page.go_back, 18), (page.go_back, 17), (page.go_forward, 18)):
         step()
         arrived(page, sample)
