@@ -69,7 +69,7 @@ class Browser {
   // Reads the page's fragment, if it is about this browser.
   open() {
     const fragment = location.hash.slice(1), given = new URLSearchParams(fragment);
-    const meant = given.has("sample") && (given.get("in") ?? "") === this.name;
+    const meant = (given.get("sample") || given.get("a")) && (given.get("in") ?? "") === this.name;
     if (meant || this.shown === undefined) this.show(this.read(meant ? fragment : ""));
     if (meant) this.reveal();
   }

@@ -51,9 +51,15 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """Who beats whom."""
+    """Who beats whom.
+
+    Attributes:
+      rates: of every pair.
+      browser: the name of the sample browser that shows a pair's responses; None without one.
+    """
 
     rates: WinRates
+    browser: str | None = None
     kind = "matrix"
 
 

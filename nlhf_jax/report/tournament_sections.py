@@ -49,7 +49,7 @@ def outcome(one: Tournament, figures: Mapping[str, bytes]) -> list[Section]:
         ]
 
     found = (
-        _who_beats_whom(result),
+        _who_beats_whom(one),
         _policies(result, pictures(*_TRADE_OFFS)),
         _meta_game(result),
         _raters(result, pictures(_RELIABILITY)),
@@ -70,8 +70,8 @@ def _named(one: Tournament, found: Sequence[Section | None]) -> list[Section]:
     ]
 
 
-def _who_beats_whom(result: TournamentResult) -> Section:
-    rates = result.win_rates
+def _who_beats_whom(one: Tournament) -> Section:
+    rates = one.result.win_rates
     pairs = len(rates.names) * (len(rates.names) - 1) // 2
     return Section(
         "Who beats whom",
@@ -81,7 +81,7 @@ def _who_beats_whom(result: TournamentResult) -> Section:
                 f" its 95 % interval ({rates.interval}); bold where it is beyond doubt which of the"
                 f" two is preferred, of all {pairs} pairs together (Holm){_off(rates.judge_error)}."
             ),
-            Matrix(rates),
+            Matrix(rates, None if one.browsed is None else _browser(one)),
         ],
     )
 
@@ -237,8 +237,7 @@ def _samples(one: Tournament) -> Section | None:
             " The number beside a policy's name is the judge's mean preference for this response"
             " over the other policies' responses to the same prompt."
         )
-    name = "" if one.alone else one.name
-    some = Samples(result.samples, one.browsed, name, _pair(one), says)
+    some = Samples(result.samples, one.browsed, _browser(one), _pair(one), says)
     return Section("Samples", [Text(says if one.browsed is None else _ABOUT_BROWSER), some])
 
 
@@ -247,6 +246,10 @@ _ABOUT_BROWSER = (
     " first is asked in both orders, A first and B first; P is their mean. Each"
     " view has a link: its address."
 )
+
+
+def _browser(one: Tournament) -> str:
+    return "" if one.alone else one.name
 
 
 def _pair(one: Tournament) -> tuple[str, str]:

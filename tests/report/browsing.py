@@ -1,6 +1,7 @@
 """A tournament of which everything was kept, small or as large as they come."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -72,10 +73,8 @@ def spiced(kept: Browsed) -> Browsed:
     return dataclasses.replace(kept, prompts=prompts, responses=responses, orders=orders)
 
 
-def page(workdir: Path, kept: Browsed | None) -> str:
-    """The page of a work directory whose tournament kept that."""
+def page(workdir: Path, kept: Mapping[str, Browsed]) -> str:
+    """The page of a work directory whose tournaments, by name, kept that."""
     report = contents.read_report(epath.Path(workdir))
-    (played,) = report.tournaments
-    return html.render(
-        dataclasses.replace(report, tournaments=(dataclasses.replace(played, browsed=kept),))
-    )
+    played = [dataclasses.replace(one, browsed=kept[one.name]) for one in report.tournaments]
+    return html.render(dataclasses.replace(report, tournaments=tuple(played)))

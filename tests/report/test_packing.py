@@ -78,6 +78,6 @@ def test_a_page_of_1000_prompts_and_8_players_is_below_5_megabytes(tmp_path):
     for n in range(8):
         write_stage(tmp_path, f"stage_{n}", steps=1000)
     write_tournament(tmp_path)
-    text = browsing.page(tmp_path, kept)
+    text = browsing.page(tmp_path, {"tournament": kept})
     assert len(text.encode()) < 5_000_000
     assert "spread evenly: with all of them" not in text  # none was left out for it

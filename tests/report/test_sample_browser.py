@@ -25,7 +25,7 @@ def path(kept, tmp_path_factory):
     for stage in ("rlhf", "nash_md"):
         write_stage(workdir, stage, steps=200)
     write_tournament(workdir)
-    (workdir / "report.html").write_text(browsing.page(workdir, kept))
+    (workdir / "report.html").write_text(browsing.page(workdir, {"tournament": kept}))
     return workdir / "report.html"
 
 
@@ -69,7 +69,7 @@ def is_in_sight(page) -> bool:
     """Whether the list has come to the sample on show."""
     row, window = (page.locator(x).bounding_box() for x in (".list [aria-current]", ".list"))
     above = row["y"] - window["y"]
-    return -1 <= above and above + row["height"] <= window["height"] + 1
+    return above >= -1 and above + row["height"] <= window["height"] + 1
 
 
 def p(kept, judge, first, second) -> np.ndarray:
@@ -218,6 +218,30 @@ def test_a_link_keeps_search_filter_judge_and_sorting(open_page, path):
     assert shown(copy) == shown(page)
     nonsense = ready(open_page(at(path, "#sample=999&a=nobody&show=constructor&margin=x&judge=")))
     assert shown(nonsense) == 1 and len(listed(nonsense)) == N
+
+
+def test_a_cell_of_the_matrix_leads_to_the_samples_of_its_pair(open_page, tmp_path):
+    """In the browser of its own tournament, of two on one page."""
+    throws = ("rock", "paper", "scissors", "a|<b>")
+    kept = {"early": browsing.browsed(throws, 12), "tournament": browsing.browsed(throws, 20)}
+    for stage in kept:
+        write_tournament(tmp_path, stage=stage)
+    (tmp_path / "report.html").write_text(browsing.page(tmp_path, kept))
+    page = open_page(tmp_path / "report.html")
+    page.wait_for_function("() => document.querySelectorAll('.shown .pair').length === 2")
+    names = page.locator(".browser").evaluate_all("all => all.map((one) => one.dataset.name)")
+    assert names == ["tournament", "early"]
+    early = page.locator(".browser").nth(names.index("early"))
+    before = page.locator(".browser").first.locator(".pair").inner_text()
+    section = page.locator("section", has=page.get_by_role("heading", name="early: Who beats whom"))
+    section.locator("tbody tr").nth(3).locator("td").nth(1).locator("a").click()
+    page.wait_for_function("() => location.hash.includes('in=early')")
+    assert early.locator(".pair h3").all_text_contents() == ["A a|<b>", "B paper"]
+    assert early.bounding_box()["y"] < 450
+    page.keyboard.press("j")  # it is the one that is looked at
+    page.wait_for_function("() => location.hash.includes('sample=2')")
+    assert early.locator(".permalink").text_content() == "Prompt 2"
+    assert page.locator(".browser").first.locator(".pair").inner_text() == before
 
 
 def test_tokens_are_shaded_by_their_log_ratio_and_say_it(open_page, path, kept):
