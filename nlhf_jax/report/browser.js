@@ -27,6 +27,7 @@ class Browser {
       for (const x of root.querySelectorAll(".several-judges")) x.remove();
     }
     if (!data.judges.length) for (const x of root.querySelectorAll(".judged")) x.remove();
+    if (!data.measured) for (const x of root.querySelectorAll(".measured")) x.remove();
     root.hidden = false;
     this.state = this.read("");
     root.addEventListener("input", (event) => this.changed(event.target.dataset.control));
@@ -81,7 +82,11 @@ class Browser {
     const link = this.link(changes);
     if (remember) location.hash = link; // the event that follows opens it
     else {
-      history.replaceState(null, "", link);
+      try {
+        history.replaceState(null, "", link);
+      } catch {
+        // a frame in a notebook has no address
+      }
       this.show({ ...this.state, ...changes });
     }
   }
@@ -118,6 +123,7 @@ class Browser {
     }
   }
   shade() {
+    if (!this.data.measured) return;
     const plain = this.root.classList.toggle("unshaded");
     this.within("[data-do=shade]").setAttribute("aria-pressed", String(!plain));
   }

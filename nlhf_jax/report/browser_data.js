@@ -22,6 +22,7 @@ class Data {
     Object.assign(this, tree);
     this.size = this.samples.length;
     this.haystacks = [];
+    this.measured = this.ratios.some((row) => row.some(Boolean)); // any log ratio
   }
   // P(a > b) by a judge: [where a was shown first, where b was].
   orders_of(judge, n, a, b) {

@@ -46,6 +46,14 @@ function markPlace() {
 addEventListener("scroll", () => requestAnimationFrame(markPlace), { passive: true });
 markPlace();
 
+// --- in a notebook the page is a frame without an address, where "#x" would mean the notebook's ---
+addEventListener("click", (event) => {
+  const link = event.target.closest?.('a[href^="#"]');
+  if (!link || location.protocol !== "about:") return;
+  event.preventDefault();
+  location.hash = link.getAttribute("href");
+});
+
 // --- tips: the data-tip of what is pointed at or touched -----------------------------------------
 const tip = document.body.appendChild(document.createElement("div"));
 tip.className = "tip";

@@ -1,5 +1,7 @@
 """The page in a browser: what it shows is what was packed, and it is used as people use it."""
 
+import dataclasses
+import html
 import re
 
 import numpy as np
@@ -242,6 +244,43 @@ def test_a_cell_of_the_matrix_leads_to_the_samples_of_its_pair(open_page, tmp_pa
     page.wait_for_function("() => location.hash.includes('sample=2')")
     assert early.locator(".permalink").text_content() == "Prompt 2"
     assert page.locator(".browser").first.locator(".pair").inner_text() == before
+
+
+def test_without_tokens_and_judgements_texts_are_browsed_all_the_same(open_page, tmp_path):
+    kept = browsing.browsed(("one", "two"), 6)
+    texts = {
+        name: [packing.Response(one.text) for one in given]
+        for name, given in kept.responses.items()
+    }
+    write_tournament(tmp_path)
+    kept = dataclasses.replace(kept, responses=texts, orders={})
+    (tmp_path / "report.html").write_text(browsing.page(tmp_path, {"tournament": kept}))
+    page = ready(open_page(at(tmp_path / "report.html", "#a=one&b=two")))
+    page.keyboard.press("j")
+    page.keyboard.press("s")
+    arrived(page, 2)
+    assert page.locator(".side-a .tokens").text_content() == texts["one"][1].text
+    assert page.locator(".judgements, .filters, .shades, .numbers").count() == 0
+
+
+def test_a_notebook_shows_the_page_in_a_frame(open_page, path, tmp_path):
+    """As IPython and Colab do: a frame whose text is given, and which has no address."""
+    frame = (
+        f'<iframe title="report" width="900" height="800" srcdoc="{html.escape(path.read_text())}">'
+    )
+    (tmp_path / "notebook.html").write_text(f"<!doctype html><title>n</title>{frame}</iframe>")
+    page = open_page(tmp_path / "notebook.html").frame_locator("iframe")
+    page.locator(".shown .pair").wait_for()
+    page.locator("[data-do=next]").click()
+    page.locator(".permalink", has_text=re.compile("^Prompt 2$")).wait_for()
+    page.locator("[data-control=b]").select_option("reference")
+    page.locator("[data-control=q]").fill("a")
+    page.locator(".list a").last.click()
+    last = page.locator(".list .number").last.text_content()
+    page.locator(".permalink", has_text=re.compile(f"^Prompt {last}$")).wait_for()
+    page.get_by_role("link", name="How it was judged").click()
+    page.locator("nav a[aria-current]", has_text="How it was judged").wait_for()
+    assert page.locator(".pair h3").last.text_content() == "B reference"
 
 
 def test_tokens_are_shaded_by_their_log_ratio_and_say_it(open_page, path, kept):
