@@ -35,7 +35,8 @@ document.getElementById("theme").addEventListener("click", (event) => {
 const links = new Map(Array.from(document.querySelectorAll("nav a"), (a) => [a.hash.slice(1), a]));
 function markPlace() {
   const sections = Array.from(document.querySelectorAll("main section[id]"));
-  const passed = sections.filter((one) => one.getBoundingClientRect().top < innerHeight / 3);
+  const ended = scrollY + innerHeight >= root.scrollHeight - 2; // a last section may be short
+  const passed = sections.filter((one) => ended || one.getBoundingClientRect().top < innerHeight / 3);
   const here = links.get((passed.at(-1) ?? sections[0])?.id);
   if (!here || here.hasAttribute("aria-current")) return;
   for (const link of links.values()) link.removeAttribute("aria-current");
