@@ -125,6 +125,9 @@ class _Drawing:
             xs, ys = [*xs, *ys], [*xs, *ys]
         self._x, xticks = _scale(xs, _LEFT, _WIDTH - _RIGHT, bool(chart.lines))
         self._y, yticks = _scale(ys, _HEIGHT - _BOTTOM, _TOP, False)
+        # For tips: pixels = offset + slope * value.
+        self._root.set("data-x", f"{self._x(0):.9g} {self._x(1) - self._x(0):.9g} {chart.xlabel}")
+        self._root.set("data-y", f"{self._y(0):.9g} {self._y(1) - self._y(0):.9g}")
         self._axes(chart, xticks, yticks)
         if chart.level is not None:
             self._path([(xticks[0], chart.level), (xticks[-1], chart.level)], "level", across=True)
@@ -157,7 +160,7 @@ class _Drawing:
             self._path(_thinned(line.x, y), f"raw {of_series}")
             y = moving_average(y, len(y) // 40 * 2 + 1)
         points = _thinned(line.x, y)
-        self._path(points, f"line {of_series}{dashed}")
+        self._path(points, f"line {of_series}{dashed}").set("data-label", line.label)
         known = [(x, value) for x, value in points if math.isfinite(value)]
         for x, value in known if len(known) <= 12 else known[-1:]:
             tip = f"{line.label}, step {x:,.0f}: {value:.4g}"
@@ -171,7 +174,9 @@ class _Drawing:
         tip = f"{dot.label}: {y:.3f} ({low:.3f} to {high:.3f}) at {x:.2f}"
         self._mark(x, y, dot.series, "dot", tip)
 
-    def _path(self, points: Sequence[tuple[float, float]], kind: str, across: bool = False) -> None:
+    def _path(
+        self, points: Sequence[tuple[float, float]], kind: str, across: bool = False
+    ) -> ElementTree.Element:
         """A line through points, with gaps where one is not finite."""
         parts, pen = [], "M"
         for x, y in points:
@@ -183,7 +188,7 @@ class _Drawing:
         path = "".join(parts)
         if across:
             path = f"M{_LEFT},{self._y(points[0][1]):.1f}H{_WIDTH - _RIGHT}"
-        self._shape("path", {"class": kind, "d": path})
+        return self._shape("path", {"class": kind, "d": path})
 
     def _mark(self, x: float, y: float, series: int, kind: str, tip: str) -> None:
         place = f"translate({self._x(x):.1f},{self._y(y):.1f})"

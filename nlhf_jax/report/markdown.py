@@ -62,7 +62,7 @@ def _charts(part: Charts) -> str:
 
 
 def _samples(part: Samples) -> str:
-    found = []
+    found = [_text(part.about)]
     for number, sample in enumerate(part.samples, start=1):
         rows = [["reference", _text(text)] for text in sample.references]
         for name, text in sample.responses.items():

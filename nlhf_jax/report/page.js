@@ -61,17 +61,37 @@ tip.className = "tip";
 tip.hidden = true;
 tip.ariaHidden = "true"; // said elsewhere on the page too
 function showTip(event) {
-  const over = event.target.closest?.("[data-tip]");
-  tip.hidden = !over;
-  if (!over) return;
-  tip.textContent = over.dataset.tip;
-  const box = over.getClientRects()[0] ?? over.getBoundingClientRect();
+  const over = event.target.closest?.("[data-tip], svg.chart");
+  const text = over?.dataset.tip ?? (over && readCurves(over, event.clientX));
+  tip.hidden = !text;
+  if (!text) return;
+  tip.textContent = text;
+  let box = over.getClientRects()[0] ?? over.getBoundingClientRect();
+  if (!over.dataset.tip) box = new DOMRect(event.clientX, box.top + 20, 0, box.height - 20);
   const left = box.left + box.width / 2 - tip.offsetWidth / 2;
   tip.style.left = `${Math.max(4, Math.min(left, root.clientWidth - tip.offsetWidth - 4))}px`;
   const above = box.top - tip.offsetHeight - 6;
   tip.style.top = `${above < 4 ? box.bottom + 6 : above}px`;
 }
+// What the curves of a chart come to near a place of the screen, a line each.
+function readCurves(chart, place) {
+  const box = chart.getBoundingClientRect();
+  const at = ((place - box.left) / box.width) * chart.viewBox.baseVal.width;
+  const value = (axis, pixels) => {
+    const [offset, slope] = chart.dataset[axis].split(" ", 2).map(Number);
+    return Number(((pixels - offset) / slope).toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 3 });
+  };
+  const near = Array.from(chart.querySelectorAll(".line"), (line) => {
+    const points = Array.from(line.getAttribute("d").matchAll(/([-\d.]+),([-\d.]+)/g), ([, x, y]) => [Number(x), Number(y)]);
+    const [x, y] = points.sort(([x], [other]) => Math.abs(x - at) - Math.abs(other - at))[0] ?? [Infinity];
+    return { x, text: `${line.dataset.label}: ${value("y", y)}` };
+  }).filter(({ x }) => Math.abs(x - at) < 12);
+  if (!near.length) return "";
+  const label = chart.dataset.x.split(" ").slice(2).join(" ");
+  return [`${label} ${value("x", near[0].x)}`, ...near.map(({ text }) => text)].join("\n");
+}
 addEventListener("pointerover", showTip);
+addEventListener("pointermove", (event) => event.target.closest?.("svg.chart") && showTip(event));
 addEventListener("pointerdown", showTip);
 addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
 

@@ -101,17 +101,17 @@ class Samples:
 
     Attributes:
       samples: some.
+      about: what they are.
       browsed: all, for the page's browser.
       name: of the tournament, where there are several.
       pair: the two players that the browser begins with.
-      about: what `samples` are, where the browser cannot run.
     """
 
     samples: Sequence[Sample]
+    about: str
     browsed: Browsed | None = None
     name: str = ""
     pair: tuple[str, str] = ("", "")
-    about: str = ""
     kind = "samples"
 
 

@@ -237,15 +237,8 @@ def _samples(one: Tournament) -> Section | None:
             " The number beside a policy's name is the judge's mean preference for this response"
             " over the other policies' responses to the same prompt."
         )
-    some = Samples(result.samples, one.browsed, _browser(one), _pair(one), says)
-    return Section("Samples", [Text(says if one.browsed is None else _ABOUT_BROWSER), some])
-
-
-_ABOUT_BROWSER = (
-    "Every response that was judged, two players beside each other. A judge that reads one response"
-    " first is asked in both orders, A first and B first; P is their mean. Each"
-    " view has a link: its address."
-)
+    some = Samples(result.samples, says, one.browsed, _browser(one), _pair(one))
+    return Section("Samples", [some])
 
 
 def _browser(one: Tournament) -> str:

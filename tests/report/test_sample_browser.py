@@ -246,6 +246,21 @@ def test_a_cell_of_the_matrix_leads_to_the_samples_of_its_pair(open_page, tmp_pa
     assert page.locator(".browser").first.locator(".pair").inner_text() == before
 
 
+def test_a_chart_says_what_its_curves_come_to_where_one_points(open_page, path):
+    """`write_stage` wrote a KL of step / 9; 200 steps."""
+    page = ready(open_page(path))
+    chart = page.locator("#learning-curves svg.chart").first
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    for share in (0.3, 0.6, 0.9):
+        page.mouse.move(box["x"] + share * box["width"], box["y"] + 0.5 * box["height"])
+        first, *curves = page.locator(".tip").inner_text().split("\n")
+        step = float(first.removeprefix("training step "))
+        assert len(curves) == 2 and 10 < step < 190
+        for line in curves:
+            assert float(line.split(": ")[1]) == pytest.approx(step / 9, abs=0.2)
+
+
 def test_without_tokens_and_judgements_texts_are_browsed_all_the_same(open_page, tmp_path):
     kept = browsing.browsed(("one", "two"), 6)
     texts = {
