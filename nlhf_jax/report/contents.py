@@ -28,6 +28,7 @@ from nlhf_jax.evaluation import results
 from nlhf_jax.evaluation.results import TournamentResult
 from nlhf_jax.files import absolute
 from nlhf_jax.report import findings, plots
+from nlhf_jax.report.browser import Browsed
 from nlhf_jax.report.findings import Finding
 from nlhf_jax.report.verdict import verdict
 
@@ -82,11 +83,13 @@ class Tournament:
       name: its directory's.
       result: what came of it.
       alone: whether there is no other, so that it need not be named.
+      browsed: every response, for the page's sample browser; None shows the result's samples.
     """
 
     name: str
     result: TournamentResult
     alone: bool
+    browsed: Browsed | None = None
 
     def named(self, text: str) -> str:
         """A sentence or a title about it, beside those about others."""
@@ -314,11 +317,8 @@ def _figures(
         if measured_raters:
             figure = plots.reliability(measured_raters, run)
             figures[one.figure("reliability")] = plots.png(figure)
-        measured = [
-            player
-            for player in result.players
-            if player.kl is not None and player.mean_win_rate is not None
-        ]
+        rated = [player for player in result.players if player.mean_win_rate is not None]
+        measured = [player for player in rated if player.kl is not None]
         if measured:
             figures[one.figure("win_rate_against_kl")] = plots.png(
                 plots.win_rate_against_kl(
@@ -326,6 +326,15 @@ def _figures(
                     [player.mean_win_rate for player in measured if player.mean_win_rate],
                     [player.kl for player in measured if player.kl is not None],
                     [player.kl_standard_error or 0.0 for player in measured],
+                    run,
+                )
+            )
+        if rated:
+            figures[one.figure("win_rate_against_length")] = plots.png(
+                plots.win_rate_against_length(
+                    [player.name for player in rated],
+                    [player.mean_win_rate for player in rated if player.mean_win_rate],
+                    [player.mean_words for player in rated],
                     run,
                 )
             )

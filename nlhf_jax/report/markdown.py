@@ -5,7 +5,7 @@ import urllib.parse
 from collections.abc import Callable, Sequence
 
 from nlhf_jax.report.contents import Report
-from nlhf_jax.report.parts import NOTHING, Cell, Matrix, Picture, Samples, Table, Text
+from nlhf_jax.report.parts import NOTHING, Cell, Charts, Matrix, Picture, Samples, Table, Text
 from nlhf_jax.report.sections import facts, sections
 
 
@@ -16,7 +16,7 @@ def render(report: Report) -> str:
     parts += [f"> **Warning:** {_text(warning)}" for warning in report.warnings]
     for section in sections(report):
         parts.append(f"## {_text(section.title)}")
-        parts += [_PRINTERS[type(part)](part) for part in section.parts]
+        parts += filter(None, (_PRINTERS[type(part)](part) for part in section.parts))
     return "\n\n".join(parts) + "\n"
 
 
@@ -57,8 +57,12 @@ def _picture(part: Picture) -> str:
     return f"![{_text(part.says)}](figures/{urllib.parse.quote(part.file)})"
 
 
+def _charts(part: Charts) -> str:
+    return "\n\n".join(map(_picture, part.pictures))
+
+
 def _samples(part: Samples) -> str:
-    found = []
+    found = [_text(part.about)]
     for number, sample in enumerate(part.samples, start=1):
         rows = [["reference", _text(text)] for text in sample.references]
         for name, text in sample.responses.items():
@@ -74,6 +78,7 @@ _PRINTERS: dict[type, Callable[..., str]] = {
     Table: _rows,
     Matrix: _matrix,
     Picture: _picture,
+    Charts: _charts,
     Samples: _samples,
 }
 

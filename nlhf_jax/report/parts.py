@@ -7,6 +7,8 @@ from typing import Any
 from nlhf_jax.evaluation.intervals import Estimate
 from nlhf_jax.evaluation.results import Sample
 from nlhf_jax.evaluation.statistics import WinRates
+from nlhf_jax.report.browser import Browsed
+from nlhf_jax.report.charts import Chart
 
 NOTHING = "–"
 
@@ -49,9 +51,15 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """Who beats whom."""
+    """Who beats whom.
+
+    Attributes:
+      rates: of every pair.
+      browser: the name of the sample browser that shows a pair's responses; None without one.
+    """
 
     rates: WinRates
+    browser: str | None = None
     kind = "matrix"
 
 
@@ -66,14 +74,48 @@ class Picture:
 
 
 @dataclasses.dataclass(frozen=True)
+class Charts:
+    """Charts beside each other under one legend.
+
+    Attributes:
+      charts: what the page draws.
+      pictures: what stands in their place where nothing can be drawn.
+      fold: the page shows them once this is clicked.
+    """
+
+    charts: Sequence[Chart]
+    pictures: Sequence[Picture] = ()
+    fold: str | None = None
+    kind = "charts"
+
+    @property
+    def legend(self) -> dict[str, int]:
+        """Label -> series."""
+        found = {label: series for chart in self.charts for label, series in chart.legend.items()}
+        return dict(sorted(found.items(), key=lambda pair: pair[1]))
+
+
+@dataclasses.dataclass(frozen=True)
 class Samples:
-    """Prompts with everybody's responses."""
+    """Prompts with everybody's responses.
+
+    Attributes:
+      samples: some.
+      about: what they are.
+      browsed: all, for the page's browser.
+      name: of the tournament, where there are several.
+      pair: the two players that the browser begins with.
+    """
 
     samples: Sequence[Sample]
+    about: str
+    browsed: Browsed | None = None
+    name: str = ""
+    pair: tuple[str, str] = ("", "")
     kind = "samples"
 
 
-Part = Text | Table | Matrix | Picture | Samples
+Part = Text | Table | Matrix | Picture | Charts | Samples
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,6 +30,10 @@ GRID = "#e3e8ee"
 _DIVERGING = LinearSegmentedColormap.from_list(
     "loses_wins", ["#a8480a", "#e89a5b", "#f9e3d0", "#fafafa", "#d5e5f3", "#6ba3d2", "#125a9c"]
 )
+_DIVERGING_DARK = LinearSegmentedColormap.from_list(
+    "loses_wins_dark",
+    ["#b9540d", "#93470f", "#573319", "#262c34", "#1d4265", "#1d5d97", "#1d70b8"],
+)
 _LOOK: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
@@ -85,9 +89,12 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def cell_colors(rate: float) -> tuple[str, str]:
-    """Background and text colour (`#rrggbb`) of a win rate; their contrast is 4.5 to 1 or more."""
-    background = to_hex(_DIVERGING(float(rate)))
+def cell_colors(rate: float, dark: bool = False) -> tuple[str, str]:
+    """Background and text colour (`#rrggbb`) of a win rate; their contrast is 4.5 to 1 or more.
+
+    `dark` is for a dark page: a rate of one half is dark there.
+    """
+    background = to_hex((_DIVERGING_DARK if dark else _DIVERGING)(float(rate)))
     foreground = max(("#ffffff", "#000000"), key=lambda color: contrast(background, color))
     return background, foreground
 
@@ -302,20 +309,41 @@ def win_rate_against_kl(
     run: str,
 ) -> Figure:
     """What each policy gained against how far it went from SFT; bars are 95 % intervals."""
+    title, xlabel = "Win rate against distance from SFT", "KL from SFT (nats a response)"
+    return _trade_off(title, xlabel, names, win_rates, kls, kl_standard_errors, run)
+
+
+def win_rate_against_length(
+    names: Sequence[str], win_rates: Sequence[Estimate], words: Sequence[float], run: str
+) -> Figure:
+    """What each policy gained against how long its responses are."""
+    title, xlabel = "Win rate against length", "words a response"
+    return _trade_off(title, xlabel, names, win_rates, words, [0.0] * len(words), run)
+
+
+def _trade_off(
+    title: str,
+    xlabel: str,
+    names: Sequence[str],
+    win_rates: Sequence[Estimate],
+    xs: Sequence[float],
+    standard_errors: Sequence[float],
+    run: str,
+) -> Figure:
     with new_figure(6.2, 4.0) as figure:
         axes = figure.subplots()
         axes.axhline(0.5, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
-        points = zip(names, win_rates, kls, kl_standard_errors, strict=True)
-        for index, (name, rate, kl, error) in enumerate(points):
+        points = zip(names, win_rates, xs, standard_errors, strict=True)
+        for index, (name, rate, x, error) in enumerate(points):
             axes.errorbar(
-                kl, rate.value, xerr=1.96 * error,
+                x, rate.value, xerr=1.96 * error,
                 yerr=[[rate.value - rate.low], [rate.high - rate.value]],
                 color=COLORS[index % len(COLORS)], marker=MARKERS[index % len(MARKERS)],
                 markersize=7, elinewidth=1.2, linestyle="none", label=name,
             )  # fmt: skip
-        axes.set_xlabel("KL from SFT (nats a response)")
+        axes.set_xlabel(xlabel)
         axes.set_ylabel("mean win rate over the other policies")
-        axes.set_title("Win rate against distance from SFT", fontsize=10.5)
+        axes.set_title(title, fontsize=10.5)
         axes.margins(0.08)
         figure.legend(loc="outside right center")
         sign(figure, run)

@@ -6,8 +6,8 @@ A new section is one function here, or in `tournament_sections.py`, in the list 
 from collections.abc import Mapping
 
 from nlhf_jax.metrics import duration
-from nlhf_jax.report import tournament_sections
-from nlhf_jax.report.contents import Report, Stage, curves_file, finding_file
+from nlhf_jax.report import curves, tournament_sections
+from nlhf_jax.report.contents import Report, Stage, finding_file
 from nlhf_jax.report.findings import Finding
 from nlhf_jax.report.parts import NOTHING, Cell, Part, Picture, Section, Table, Text, number
 
@@ -18,7 +18,7 @@ def sections(report: Report) -> list[Section]:
     for one in report.tournaments:
         found += tournament_sections.outcome(one, report.figures)
     found += [_finding(finding) for finding in report.findings]
-    found += [_stages(report), _curves(report)]
+    found += [curves.section(report), _stages(report)]
     for one in report.tournaments:
         found += tournament_sections.behind_it(one)
     return [section for section in found if section is not None]
@@ -81,15 +81,6 @@ def _stages(report: Report) -> Section | None:
         ]
         words.append(7)
     return Section("What was run", [Table(header, rows, words=words)])
-
-
-def _curves(report: Report) -> Section | None:
-    pictures = [
-        Picture(curves_file(stage), f"Learning curves of {stage.name}")
-        for stage in report.stages
-        if curves_file(stage) in report.figures
-    ]
-    return Section("Learning curves", pictures) if pictures else None
 
 
 def _last(stage: Stage, split: str) -> Cell:

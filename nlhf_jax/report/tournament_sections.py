@@ -11,10 +11,12 @@ from nlhf_jax.evaluation.results import (
     PlayerSummary,
     TournamentResult,
 )
+from nlhf_jax.report import tournament_charts
 from nlhf_jax.report.contents import Tournament
 from nlhf_jax.report.opinions_section import other_judges
 from nlhf_jax.report.parts import (
     Cell,
+    Charts,
     Matrix,
     Part,
     Picture,
@@ -26,24 +28,40 @@ from nlhf_jax.report.parts import (
     number,
 )
 
+_TRADE_OFFS = (
+    ("win_rate_against_kl", "Mean win rate of each policy over the others against its KL from SFT"),
+    ("win_rate_against_length", "Mean win rate of each policy over the others against its length"),
+)
+_RELIABILITY = (
+    "reliability",
+    "Share of votes that agree with a rater, among comparisons it is equally sure of",
+)
+
 
 def outcome(one: Tournament, figures: Mapping[str, bytes]) -> list[Section]:
     """Who won, and by what measures."""
-    result, picture = one.result, one.figure("win_rate_against_kl")
-    reliability = one.figure("reliability")
+    result = one.result
+
+    def pictures(*named: tuple[str, str]) -> list[Picture]:
+        return [
+            Picture(one.figure(name), says, width=44)
+            for name, says in named
+            if one.figure(name) in figures
+        ]
+
     found = (
-        _who_beats_whom(result),
-        _policies(result, picture if picture in figures else None),
+        _who_beats_whom(one),
+        _policies(result, pictures(*_TRADE_OFFS)),
         _meta_game(result),
         other_judges(result),
-        _raters(result, reliability if reliability in figures else None),
+        _raters(result, pictures(_RELIABILITY)),
     )
     return _named(one, found)
 
 
 def behind_it(one: Tournament) -> list[Section]:
     """What the outcome rests on."""
-    return _named(one, (_samples(one.result), _how_judged(one.result)))
+    return _named(one, (_samples(one), _how_judged(one.result)))
 
 
 def _named(one: Tournament, found: Sequence[Section | None]) -> list[Section]:
@@ -54,8 +72,8 @@ def _named(one: Tournament, found: Sequence[Section | None]) -> list[Section]:
     ]
 
 
-def _who_beats_whom(result: TournamentResult) -> Section:
-    rates = result.win_rates
+def _who_beats_whom(one: Tournament) -> Section:
+    rates = one.result.win_rates
     pairs = len(rates.names) * (len(rates.names) - 1) // 2
     return Section(
         "Who beats whom",
@@ -65,7 +83,7 @@ def _who_beats_whom(result: TournamentResult) -> Section:
                 f" its 95 % interval ({rates.interval}); bold where it is beyond doubt which of the"
                 f" two is preferred, of all {pairs} pairs together (Holm){_off(rates.judge_error)}."
             ),
-            Matrix(rates),
+            Matrix(rates, None if one.browsed is None else _browser(one)),
         ],
     )
 
@@ -78,7 +96,7 @@ def _off(error: float) -> str:
     return f" and the rate is further from one half than the judge is off by, {error:.3f}"
 
 
-def _policies(result: TournamentResult, picture: str | None) -> Section:
+def _policies(result: TournamentResult, pictures: Sequence[Picture]) -> Section:
     header = (
         "Player",
         "Win rate over other policies",
@@ -103,12 +121,9 @@ def _policies(result: TournamentResult, picture: str | None) -> Section:
             quiet=True,
         ),
     ]
-    if picture is not None:
-        says = (
-            "Mean win rate of each policy over the others against its KL from SFT; the same figures"
-            " as in the table above."
-        )
-        parts.append(Picture(picture, says, width=44))
+    charts = tournament_charts.trade_offs(result)
+    if charts:
+        parts.append(Charts(charts, pictures))
     return Section("Policies", parts)
 
 
@@ -175,7 +190,7 @@ _ABOUT_CERTAINTY = (
 )
 
 
-def _raters(result: TournamentResult, picture: str | None) -> Section | None:
+def _raters(result: TournamentResult, pictures: Sequence[Picture]) -> Section | None:
     if not result.raters:
         return None
     header = ["Rater", "Accuracy"]
@@ -199,31 +214,51 @@ def _raters(result: TournamentResult, picture: str | None) -> Section | None:
         header.append("Share of the population's")
         rows = [[*row, Cell(f"{share:.3f}")] for row, share in zip(rows, shares, strict=True)]
     parts: list[Part] = [Text(_about_raters(result)), Table(header, rows)]
-    if picture is not None:
-        says = "Share of votes that agree with a rater, among comparisons it is equally sure of."
+    charts = tournament_charts.reliability(result)
+    if charts:
         about = Text(
             "A coin's log-loss is 0.693. A rater is sure with the mean probability of what it"
             " prefers; where that is its accuracy, it is calibrated. Temperature is what its"
             " log-odds were divided by for that, fitted to other votes.",
             quiet=True,
         )
-        parts += [about, Picture(picture, says, width=44)]
+        parts += [about, Charts(charts, pictures)]
     return Section("How raters predict votes", parts)
 
 
-def _samples(result: TournamentResult) -> Section | None:
-    if not result.samples:
+def _samples(one: Tournament) -> Section | None:
+    result = one.result
+    if not result.samples and one.browsed is None:
         return None
     says = (
         "One response a policy, drawn at the tournament's temperature; prompts spread evenly over"
         " the tournament, not chosen."
     )
-    if result.samples[0].scores is not None:
+    if result.samples and result.samples[0].scores is not None:
         says += (
             " The number beside a policy's name is the judge's mean preference for this response"
             " over the other policies' responses to the same prompt."
         )
-    return Section("Samples", [Text(says), Samples(result.samples)])
+    some = Samples(result.samples, says, one.browsed, _browser(one), _pair(one))
+    return Section("Samples", [some])
+
+
+def _browser(one: Tournament) -> str:
+    return "" if one.alone else one.name
+
+
+def _pair(one: Tournament) -> tuple[str, str]:
+    """The policy that does best, and of the others the one it has most trouble with."""
+    if one.browsed is None:
+        return "", ""
+    players, rates = one.browsed.players, one.result.win_rates
+    known = [name for name in one.result.policies if name in players]
+    if len(known) < 2:
+        return players[0], players[1]
+    by_name = {player.name: player.mean_win_rate for player in one.result.players}
+    best = max(known, key=lambda name: rate.value if (rate := by_name[name]) else 0.0)
+    others = [name for name in known if name != best]
+    return best, min(others, key=lambda name: rates.between(best, name).value)
 
 
 def _how_judged(result: TournamentResult) -> Section:

@@ -28,9 +28,10 @@ def test_every_cell_of_the_heat_map_shows_its_rate_and_interval():
                 assert f"{rates.low[i, j]:.3f}–{rates.high[i, j]:.3f}" in shown
 
 
-def test_text_on_a_win_rate_can_be_read_at_every_rate():
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_on_a_win_rate_can_be_read_at_every_rate(dark):
     for rate in np.linspace(0, 1, 201):
-        assert plots.contrast(*plots.cell_colors(rate)) >= 4.5
+        assert plots.contrast(*plots.cell_colors(rate, dark)) >= 4.5
 
 
 def test_contrast_is_that_of_the_standard():
