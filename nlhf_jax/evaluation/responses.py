@@ -153,6 +153,40 @@ def read_file(path: str, prompts: Sequence[str]) -> list[Response]:
     return [found[prompt] for prompt in prompts]
 
 
+def write_all(
+    directory: epath.Path,
+    player: str,
+    prompts: Sequence[str],
+    written: Sequence[Response],
+    references: Sequence[Sequence[str]] | None = None,
+) -> None:
+    """Keeps the responses of a player who needs no sampling, such as a file's or a person's.
+
+    Args:
+      directory: the tournament's.
+      player: its name.
+      prompts, written: N of each.
+      references: of each prompt, all of its references, of which the player handed in one.
+    """
+    lines = [one.to_line(prompt) for prompt, one in zip(prompts, written, strict=True)]
+    if references is not None:
+        pairs = zip(lines, references, strict=True)
+        lines = [line | {"references": list(texts)} for line, texts in pairs]
+    path = epath.Path(directory) / DIRECTORY / (file_name(player) + SUFFIX)
+    write_whole(path, "".join(map(_as_line, lines)))
+
+
+def read_references(directory: epath.Path) -> list[list[str]] | None:
+    """Each prompt's references, as `write_all` kept them with the player `reference`."""
+    lines = _lines(epath.Path(directory) / DIRECTORY / f"reference{SUFFIX}")
+    found = [line.get("references") for line in lines]
+    if not all(
+        isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in found
+    ):
+        return None
+    return found  # type: ignore[return-value]
+
+
 def read_player(directory: epath.Path, player: str) -> list[tuple[str, Response]] | None:
     """Prompts and a player's responses to them, as kept in a tournament's directory, if they are.
 

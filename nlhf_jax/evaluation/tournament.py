@@ -76,10 +76,7 @@ def play(
     policies = tuple(players)
     responses = {name: list(player.responses) for name, player in players.items()}
     if references is not None:
-        pick = np.random.default_rng(seed).random(len(prompts))
-        responses[REFERENCE] = [
-            texts[int(u * len(texts))] for u, texts in zip(pick, references, strict=True)
-        ]
+        responses[REFERENCE] = drawn_references(references, seed)
     names = tuple(responses)
     if len(names) < 2:
         raise UserError(f"a tournament needs two players or more, got {', '.join(names) or 'none'}")
@@ -150,6 +147,12 @@ def _opinion(
         gaps=gaps,
         same_choice=opinions.same_choice(found, scores, different),
     )
+
+
+def drawn_references(references: Sequence[Sequence[str]], seed: int) -> list[str]:
+    """What the player `reference` hands in: of each prompt one of its references, drawn evenly."""
+    pick = np.random.default_rng(seed).random(len(references))
+    return [texts[int(u * len(texts))] for u, texts in zip(pick, references, strict=True)]
 
 
 def _check(

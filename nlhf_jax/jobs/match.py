@@ -3,9 +3,13 @@
 import dataclasses
 from collections.abc import Sequence
 
+from etils import epath
+
 from nlhf_jax.data.batches import Examples
-from nlhf_jax.evaluation.results import TournamentResult
-from nlhf_jax.evaluation.tournament import Player, play
+from nlhf_jax.evaluation import responses
+from nlhf_jax.evaluation.responses import Response
+from nlhf_jax.evaluation.results import REFERENCE, TournamentResult
+from nlhf_jax.evaluation.tournament import Player, drawn_references, play
 from nlhf_jax.jobs.judging import Seat
 from nlhf_jax.jobs.responding import Entry, Respondents
 from nlhf_jax.metrics import Progress
@@ -35,7 +39,7 @@ class Match:
         seed: int,
     ):
         self.progress = progress
-        self.workdir = workdir
+        self.workdir, self._directory = workdir, epath.Path(workdir)
         self._examples, self._respondents, self._seats = examples, respondents, seats
         self._seed = seed
         self._players: dict[str, Player] = {}
@@ -58,14 +62,20 @@ class Match:
 
     def decide(self) -> TournamentResult:
         """Every pair is judged, unless it was before."""
-        references = self._examples.texts("references")
+        prompts = self._examples.texts("inputs")
+        references: list[list[str]] | None = self._examples.texts("references")
+        if not (references and all(references)):
+            references = None
+        else:
+            drawn = [Response(text) for text in drawn_references(references, self._seed)]
+            responses.write_all(self._directory, REFERENCE, prompts, drawn, references)
         status = self.progress.status
         kept = [seat.kept(self.workdir) for seat in self._seats]
         result = play(
-            self._examples.texts("inputs"),
+            prompts,
             self._players,
             self._seats[0].judge,
-            references=references if references and all(references) else None,
+            references=references,
             seed=self._seed,
             on_pair=lambda done, pairs: status(f"pair {done} of {pairs} is judged"),
             kept=kept[0],

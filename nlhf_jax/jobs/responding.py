@@ -123,8 +123,12 @@ class Respondents:
         """
         prompts = self._examples.texts("inputs")
         if entry.file is not None:
-            texts = [one.text for one in responses.read_file(entry.file, prompts)]
-            return Written(Player(texts), None, 0)
+            found = processes.from_first(
+                lambda: [one.text for one in responses.read_file(entry.file or "", prompts)]
+            )
+            kept = [Response(text) for text in found]
+            responses.write_all(self._directory, name, prompts, kept)
+            return Written(Player(found), None, 0)
         network = self._bench.open(entry.checkpoint)
         at_once = self._bench.batch_size
         how = self._how(name, entry)

@@ -30,6 +30,7 @@ from nlhf_jax.files import absolute
 from nlhf_jax.report import findings, plots
 from nlhf_jax.report.browser import Browsed
 from nlhf_jax.report.findings import Finding
+from nlhf_jax.report.kept import browsed
 from nlhf_jax.report.verdict import verdict
 
 # What a reader looks for first; the other metrics follow by name.
@@ -150,10 +151,12 @@ def _read_tournaments(workdir: epath.Path) -> tuple[Tournament, ...]:
     """That of a stage which is called so, and then the others, by name."""
     paths = [path / "tournament.json" for path in _directories(workdir)]
     found = {absolute(path.parent).name: path for path in paths if path.exists()}
-    return tuple(
-        Tournament(name, TournamentResult.load(found[name]), alone=len(found) == 1)
-        for name in sorted(found, key=lambda name: (name != "tournament", name))
-    )
+    played = []
+    for name in sorted(found, key=lambda name: (name != "tournament", name)):
+        result = TournamentResult.load(found[name])
+        every = browsed(found[name].parent, result)
+        played.append(Tournament(name, result, alone=len(found) == 1, browsed=every))
+    return tuple(played)
 
 
 def _read_stages(workdir: epath.Path) -> tuple[Stage, ...]:
@@ -210,7 +213,7 @@ def _read_began_at(path: epath.Path, workdir: epath.Path) -> str | None:
     """A checkpoint of the chain's own is called by its place there: `sft#best (step 500)`."""
     try:
         opened = json.loads(path.read_text())["checkpoints"] if path.exists() else {}
-        for setting in ("base_checkpoint", "initial_checkpoint"):
+        for setting in ("base_checkpoint", "start_checkpoint", "initial_checkpoint"):
             if setting in opened:
                 source, meant = opened[setting]["source"], opened[setting]["path"]
                 for place in (absolute(workdir), workdir):  # as the chain was called

@@ -15,9 +15,9 @@ from nlhf_jax.report.parts import NOTHING, Cell, Part, Picture, Section, Table, 
 def sections(report: Report) -> list[Section]:
     """All that the report has something to say about, in order."""
     found: list[Section | None] = []
+    found += [_finding(finding) for finding in report.findings]
     for one in report.tournaments:
         found += tournament_sections.outcome(one, report.figures)
-    found += [_finding(finding) for finding in report.findings]
     found += [curves.section(report), _stages(report)]
     for one in report.tournaments:
         found += tournament_sections.behind_it(one)
