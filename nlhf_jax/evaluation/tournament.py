@@ -9,8 +9,10 @@ import numpy as np
 from rouge_score import rouge_scorer
 
 from nlhf_jax.errors import UserError
-from nlhf_jax.evaluation import intervals, judges, statistics
+from nlhf_jax.evaluation import intervals, judges, statistics, text_measures
+from nlhf_jax.evaluation.intervals import Estimate
 from nlhf_jax.evaluation.judges import Judge
+from nlhf_jax.evaluation.length_control import length_controlled
 from nlhf_jax.evaluation.results import (
     REFERENCE,
     Intransitivity,
@@ -18,7 +20,7 @@ from nlhf_jax.evaluation.results import (
     Sample,
     TournamentResult,
 )
-from nlhf_jax.evaluation.statistics import Standing
+from nlhf_jax.evaluation.statistics import Standing, WinRates
 
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 
@@ -81,7 +83,8 @@ def play(
     scores = _judge_all_pairs(prompts, responses, judge, on_pair)
     rates = statistics.win_rates(names, scores, judge.votes, seed)
     against_policies = _scores_against_policies(scores, len(policies))
-    means = None if against_policies is None else against_policies.T
+    means = None if against_policies is None else intervals.bootstrap_means(against_policies, seed)
+    controlled, at_level = _at_equal_length(responses, scores, len(policies), seed)
     rouge = _Rouge()
     return TournamentResult(
         judge=judge.name,
@@ -89,21 +92,38 @@ def play(
         prompts=len(prompts),
         win_rates=rates,
         players=tuple(
-            _summary(
-                name,
-                players.get(name, Player(responses[name])),
-                None if means is None else intervals.bootstrap_mean(means[index], seed),
-                references if name != REFERENCE else None,
-                rouge,
+            dataclasses.replace(
+                _summary(
+                    name,
+                    players.get(name, Player(responses[name])),
+                    None if means is None else means[index],
+                    references if name != REFERENCE else None,
+                    rouge,
+                ),
+                length_controlled=None if at_level is None else at_level[index],
+                text=text_measures.measure(prompts, responses[name]),
             )
             for index, name in enumerate(names)
         ),
+        length_controlled=controlled,
         intransitivity=_intransitivity(names, rates, scores, responses, policies, judge.votes),
         samples=_samples(prompts, references, responses, policies, against_policies, samples),
         meta_game=_meta_game(rates, scores, len(policies), seed),
         seed=seed,
         judge_certainty=None if judge.votes else _certainty(scores, responses),
     )
+
+
+def _at_equal_length(
+    responses: Mapping[str, Sequence[str]], scores: np.ndarray, policies: int, seed: int
+) -> tuple[WinRates, list[Estimate] | None]:
+    """The length-controlled win rates, and each player's mean of them over the other policies."""
+    lengths = np.array([[len(text.strip()) for text in of] for of in responses.values()]).T
+    rates, values = length_controlled(tuple(responses), scores, lengths, seed)
+    against = _scores_against_policies(values, policies)
+    if against is None:
+        return rates, None
+    return rates, [one.clipped() for one in intervals.bootstrap_means(against, seed)]
 
 
 def _check(
