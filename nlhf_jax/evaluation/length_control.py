@@ -38,7 +38,7 @@ def length_controlled(
       (infinitesimal jackknife), with the difficulty and std(d) as they are.
 
     Where one response of a pair is longer by about the same number on every prompt, no regression
-    can tell length from quality: the interval is then wide.
+    can tell length from quality: the interval is then all of [0, 1].
 
     Args:
       names: K players.
@@ -142,8 +142,12 @@ def influences(features: np.ndarray, scores: np.ndarray) -> np.ndarray:
     level[..., 1] = 0
     at_level = fitted(level, weights)
     slope = _sum(level, at_level * (1 - at_level))
-    turned = np.linalg.solve(_curvature(features, expected), slope[..., None])
-    moves = (features @ turned)[..., 0] * (scores - expected)
+    turned = np.linalg.solve(_curvature(features, expected), slope[..., None])[..., 0]
+    moves = (features @ turned[..., None])[..., 0] * (scores - expected)
+    # The penalty is one more thing that was believed. Where data cannot tell length from quality
+    # it decides, and this is by how much it may have decided wrongly.
+    believed = np.sqrt(_RIDGE * (turned**2).sum(axis=-1, keepdims=True) / scores.shape[-1])
+    moves += believed * np.random.default_rng(0).choice([-1.0, 1.0], scores.shape)
     return at_level + moves - moves.mean(axis=-1, keepdims=True)
 
 

@@ -11,6 +11,7 @@ from nlhf_jax.evaluation.results import (
     PlayerSummary,
     TournamentResult,
 )
+from nlhf_jax.report import more_sections
 from nlhf_jax.report.contents import Tournament
 from nlhf_jax.report.parts import (
     Cell,
@@ -34,6 +35,9 @@ def outcome(one: Tournament, figures: Mapping[str, bytes]) -> list[Section]:
         _who_beats_whom(result),
         _policies(result, picture if picture in figures else None),
         _meta_game(result),
+        more_sections.over_seeds_of(result),
+        more_sections.at_equal_length(result),
+        more_sections.other_measures(result),
         _raters(result, reliability if reliability in figures else None),
     )
     return _named(one, found)

@@ -112,6 +112,18 @@ def test_copies_and_equal_lengths_and_a_single_prompt_are_no_trouble():
     assert best.between("a", "c").value > 0.98
 
 
+@pytest.mark.parametrize("apart", [60, 200])
+def test_of_a_player_that_is_always_longer_by_about_the_same_nothing_is_known(apart):
+    lengths = lengths_of(2000, 3)
+    lengths[:, 2] = lengths[:, 0] + apart + np.arange(2000) % 7
+    scores = as_asked(np.full((2000, 3, 3), 0.5), votes=True)
+    scores[:, 2, 0] = np.arange(2000) % 10 > 0  # wins nine of ten, for its length or not
+    scores[:, 0, 2] = 1 - scores[:, 2, 0]
+    rates, _ = length_controlled("abc", scores, lengths, seed=0)
+    cell = rates.between("c", "a")
+    assert cell.low < 0.1 and cell.high > 0.9 and not rates.is_decided("c", "a")
+
+
 def test_the_coefficients_are_those_of_the_penalised_likelihood():
     rng = np.random.default_rng(0)
     features, scores = rng.normal(size=(4, 200, 3)), rng.random((4, 200))
