@@ -23,6 +23,10 @@ class Estimate:
     low: float
     high: float
 
+    def clipped(self) -> "Estimate":
+        """Cut to [0, 1], where it is of values that are not confined to it."""
+        return Estimate(*(min(max(x, 0.0), 1.0) for x in dataclasses.astuple(self)))
+
 
 def clopper_pearson(wins: np.ndarray, n: int, tail: float = TAIL) -> tuple[np.ndarray, np.ndarray]:
     """The exact binomial interval: it covers the true rate at least 95 times in 100, at every rate
@@ -126,6 +130,12 @@ def bootstrap_mean(scores: np.ndarray, seed: int) -> Estimate:
     """Mean of `scores [N]` over prompts with its bootstrap interval."""
     low, high = bootstrap(scores, seed)
     return Estimate(float(np.mean(scores)), float(low), float(high))
+
+
+def bootstrap_means(scores: np.ndarray, seed: int) -> list[Estimate]:
+    """Means of the columns of `scores [N, K]` over prompts with their bootstrap intervals."""
+    low, high = bootstrap(scores, seed)
+    return [Estimate(*map(float, one)) for one in zip(scores.mean(axis=0), low, high, strict=True)]
 
 
 def bootstrap_mean_of_groups(scores: np.ndarray, groups: np.ndarray, seed: int) -> Estimate:

@@ -4,7 +4,8 @@ import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -14,6 +15,7 @@ from nlhf_jax.evaluation.conforming import check_conforms
 from nlhf_jax.evaluation.intervals import Estimate, p_values_of_intervals
 from nlhf_jax.evaluation.opinions import Opinion
 from nlhf_jax.evaluation.statistics import Standing, WinRates
+from nlhf_jax.evaluation.text_measures import TextMeasures
 from nlhf_jax.evaluation.votes import RaterAccuracy, Reliability
 from nlhf_jax.files import write_whole
 
@@ -39,6 +41,8 @@ class PlayerSummary:
       empty: share of responses without a visible character.
       rouge1, rouge2, rougeL: mean F1 in [0, 1] against the best of a prompt's references,
         each measure taking its own best one (without stemming).
+      length_controlled: `mean_win_rate` of the length-controlled win rates.
+      text: how varied, repetitive and new the responses are.
     """
 
     name: str
@@ -52,6 +56,8 @@ class PlayerSummary:
     rouge1: float | None
     rouge2: float | None
     rougeL: float | None
+    length_controlled: Estimate | None = None
+    text: TextMeasures | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +114,8 @@ class TournamentResult:
     `judging` names the one of `raters` that is the judge, None where the judge was not measured.
     `opinions` are other judges', of the same responses.
     `trained_against_judge` names the policies whose rater in training was this judge, and
-    `training_unknown` those whose checkpoints do not say which rater they had. What a file does not
+    `training_unknown` those whose checkpoints do not say which rater they had. `length_controlled`
+    are the win rates at equal length (`evaluation.length_control`). What a file does not
     have, because it is older or the players did not come from checkpoints, is None or empty.
     """
 
@@ -129,6 +136,7 @@ class TournamentResult:
     training_unknown: tuple[str, ...] = ()
     judging: str | None = None
     opinions: tuple[Opinion, ...] = ()
+    length_controlled: WinRates | None = None
 
     def with_raters(
         self, raters: tuple[RaterAccuracy, ...], judging: str | None
@@ -140,7 +148,10 @@ class TournamentResult:
         error = abs(found.judge_accuracy.overconfidence or 0.0)
         error = error if found.judge_accuracy.can_tell else 0.5
         rates = dataclasses.replace(self.win_rates, judge_error=error)
-        return dataclasses.replace(found, win_rates=rates)
+        controlled = self.length_controlled and dataclasses.replace(
+            self.length_controlled, judge_error=error
+        )
+        return dataclasses.replace(found, win_rates=rates, length_controlled=controlled)
 
     @property
     def judge_accuracy(self) -> RaterAccuracy | None:
@@ -155,7 +166,9 @@ class TournamentResult:
     def to_json(self) -> str:
         """The whole result; `from_json` gives it back, every float bit for bit."""
         tree = dataclasses.asdict(self)
-        for rates in (tree["win_rates"], *(one["win_rates"] for one in tree["opinions"])):
+        of_opinions = [one["win_rates"] for one in tree["opinions"]]
+        tables = (tree["win_rates"], tree["length_controlled"], *of_opinions)
+        for rates in filter(None, tables):
             rates |= {field: rates[field].tolist() for field in _MATRICES}
         tree["intransitivity"] |= {
             "policy_share": self.intransitivity.policy_share,
@@ -175,16 +188,7 @@ class TournamentResult:
             votes=tree["votes"],
             prompts=tree["prompts"],
             win_rates=_read_win_rates(tree["win_rates"]),
-            players=tuple(
-                PlayerSummary(
-                    **player
-                    | {
-                        "mean_win_rate": player["mean_win_rate"]
-                        and Estimate(**player["mean_win_rate"])
-                    }
-                )
-                for player in tree["players"]
-            ),
+            players=tuple(map(_read_player, tree["players"])),
             intransitivity=Intransitivity(
                 policy_triples=triples["policy_triples"],
                 policy_cycles=tuple(map(tuple, triples["policy_cycles"])),
@@ -205,6 +209,7 @@ class TournamentResult:
             judge_certainty=tree.get("judge_certainty"),
             trained_against_judge=tuple(tree.get("trained_against_judge", ())),
             training_unknown=tuple(tree.get("training_unknown", ())),
+            length_controlled=_optional(_read_win_rates, tree.get("length_controlled")),
         )
         check_result(result)
         return result
@@ -285,7 +290,10 @@ def check_result(result: TournamentResult) -> None:
     """Raises ValueError unless all parts of a result speak of the same players."""
     check_conforms(result)
     rates, names = result.win_rates, result.win_rates.names
-    for matrix in (rates.rate, rates.low, rates.high):
+    controlled = result.length_controlled or rates
+    if controlled.names != names:
+        raise ValueError("the length-controlled win rates are of other players")
+    for matrix in (*_ends(rates), *_ends(controlled)):
         if matrix.shape != (len(names),) * 2 or not np.all((matrix >= 0) & (matrix <= 1)):
             raise ValueError(f"the win rates of {len(names)} players are of shape {matrix.shape}")
     if len(set(names)) < len(names) or len(names) < 2:
@@ -333,11 +341,32 @@ def _read_raters(rows: Sequence[Mapping]) -> tuple[RaterAccuracy, ...]:
     return tuple(read)
 
 
+def _ends(rates: WinRates) -> tuple[np.ndarray, ...]:
+    return rates.rate, rates.low, rates.high
+
+
+def _optional(read: Callable[[Any], Any], tree: Any) -> Any:
+    return None if tree is None else read(tree)
+
+
+def _read_estimate(tree: Mapping) -> Estimate:
+    return Estimate(**tree)
+
+
+def _read_player(tree: Mapping) -> PlayerSummary:
+    estimates = ("mean_win_rate", "length_controlled")
+    read = {name: _optional(_read_estimate, tree.get(name)) for name in estimates}
+    text = _optional(lambda tree: TextMeasures(**tree), tree.get("text"))
+    return PlayerSummary(**{**tree, **read, "text": text})
+
+
 def _read_meta_game(standings: list[dict] | None) -> tuple[Standing, ...] | None:
     if standings is None:
         return None
-    estimates = ("nash", "win_rate_over_nash", "exploitability")
+    estimates = ("nash", "win_rate_over_nash", "exploitability", "alpha_rank", "bradley_terry")
     return tuple(
-        Standing(**standing | {name: Estimate(**standing[name]) for name in estimates})
-        for standing in standings
+        Standing(
+            **{**tree, **{name: _optional(_read_estimate, tree.get(name)) for name in estimates}}
+        )
+        for tree in standings
     )

@@ -8,9 +8,12 @@ import numpy as np
 
 from nlhf_jax.evaluation import intervals
 from nlhf_jax.evaluation.intervals import TAIL, Estimate
+from nlhf_jax.evaluation.ratings import bradley_terry_scores
 from nlhf_jax.games import meta_game
+from nlhf_jax.games.alpha_rank import alpha_rank
 
 VOTES, PROBABILITIES = "Clopper-Pearson", "bootstrap"
+INFLUENCES = "bootstrap of influences"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +92,10 @@ class Standing:
         the matrix, and of lower ones that are all below the truth in 97.5 of 100 cases
         (Bonferroni's, of K - 1).
       best_response: that j; None if no policy beats it.
+      alpha_rank: its mass in alpha-rank (`nlhf_jax.games.alpha_rank`), with an interval as that of
+        `nash`.
+      bradley_terry: its score, log-odds less the mean of all (`nlhf_jax.evaluation.ratings`). Both
+        are None in files of earlier releases.
     """
 
     name: str
@@ -96,6 +103,8 @@ class Standing:
     win_rate_over_nash: Estimate
     exploitability: Estimate
     best_response: str | None
+    alpha_rank: Estimate | None = None
+    bradley_terry: Estimate | None = None
 
 
 def win_rates(names: Sequence[str], scores: np.ndarray, votes: bool, seed: int) -> WinRates:
@@ -112,17 +121,26 @@ def win_rates(names: Sequence[str], scores: np.ndarray, votes: bool, seed: int) 
     if scores.shape != (n, players, players):
         raise ValueError(f"scores of shape {scores.shape} do not fit {players} players")
     above = np.triu_indices(players, k=1)
-    judged = scores[:, above[0], above[1]]
-    interval = VOTES if votes else PROBABILITIES
-    low, high = _ends(judged, interval, seed, TAIL)
-    mean, p = judged.mean(axis=0), np.ones((players, players))
-    p[above] = p[above[::-1]] = intervals.p_values(judged, votes)
+    return of_pairs(names, scores[:, above[0], above[1]], VOTES if votes else PROBABILITIES, seed)
+
+
+def of_pairs(names: Sequence[str], judged: np.ndarray, interval: str, seed: int) -> WinRates:
+    """The table of values `[N, K (K - 1) / 2]`, of the cells above the diagonal, row by row.
+
+    `interval` is `VOTES`, for 0 and 1; `PROBABILITIES`; or `INFLUENCES`, values of which only the
+    means are rates.
+    """
+    players = len(names)
+    above = np.triu_indices(players, k=1)
+    low, high = (np.clip(end, 0, 1) for end in _ends(judged, interval, seed, TAIL))
+    mean, p = np.clip(judged.mean(axis=0), 0, 1), np.ones((players, players))
+    p[above] = p[above[::-1]] = intervals.p_values(judged, interval == VOTES)
     return WinRates(
         names=tuple(names),
         rate=_both_ways(mean, mean),
         low=_both_ways(low, high),
         high=_both_ways(high, low),
-        n=n,
+        n=len(judged),
         interval=interval,
         p=p,
     )
@@ -158,10 +176,10 @@ def standings(rates: WinRates, scores: np.ndarray, seed: int) -> tuple[Standing,
 
     def measure(rate):
         nash = meta_game.nash_average(rate)
-        return nash, meta_game.win_rate_over(rate, nash)
+        return nash, meta_game.win_rate_over(rate, nash), alpha_rank(rate)
 
     possible = intervals.central(intervals.resampled_means(scores, seed), len(scores))
-    nash, over_nash = (
+    nash, over_nash, evolved = (
         _estimates(
             values, np.minimum(again.min(axis=0), values), np.maximum(again.max(axis=0), values)
         )
@@ -173,6 +191,7 @@ def standings(rates: WinRates, scores: np.ndarray, seed: int) -> tuple[Standing,
         *(meta_game.exploitability(rate) for rate in (rates.rate, _both_ways(*ends), rates.high))
     )
     best_response = meta_game.best_response(rates.rate)
+    ratings = bradley_terry_scores(scores, seed)
     return tuple(
         Standing(
             name=name,
@@ -180,6 +199,8 @@ def standings(rates: WinRates, scores: np.ndarray, seed: int) -> tuple[Standing,
             win_rate_over_nash=over_nash[index],
             exploitability=exploitability[index],
             best_response=rates.names[best] if best != index else None,
+            alpha_rank=evolved[index],
+            bradley_terry=ratings[index],
         )
         for index, (name, best) in enumerate(zip(rates.names, best_response, strict=True))
     )

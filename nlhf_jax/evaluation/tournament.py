@@ -9,9 +9,11 @@ import numpy as np
 from rouge_score import rouge_scorer
 
 from nlhf_jax.errors import UserError
-from nlhf_jax.evaluation import intervals, judges, opinions, statistics
+from nlhf_jax.evaluation import intervals, judges, opinions, statistics, text_measures
+from nlhf_jax.evaluation.intervals import Estimate
 from nlhf_jax.evaluation.judgements import Judgements
 from nlhf_jax.evaluation.judges import Judge
+from nlhf_jax.evaluation.length_control import length_controlled
 from nlhf_jax.evaluation.opinions import Opinion
 from nlhf_jax.evaluation.results import (
     REFERENCE,
@@ -20,7 +22,7 @@ from nlhf_jax.evaluation.results import (
     Sample,
     TournamentResult,
 )
-from nlhf_jax.evaluation.statistics import Standing
+from nlhf_jax.evaluation.statistics import Standing, WinRates
 
 _ROUGE = ("rouge1", "rouge2", "rougeL")
 
@@ -93,7 +95,8 @@ def play(
     scores = ask_all(judge, kept, 0)
     rates = statistics.win_rates(names, scores, judge.votes, seed)
     against_policies = _scores_against_policies(scores, len(policies))
-    means = None if against_policies is None else against_policies.T
+    means = None if against_policies is None else intervals.bootstrap_means(against_policies, seed)
+    controlled, at_level = _at_equal_length(responses, scores, len(policies), seed)
     different = _different(responses)
     rouge = _Rouge()
     return TournamentResult(
@@ -102,15 +105,20 @@ def play(
         prompts=len(prompts),
         win_rates=rates,
         players=tuple(
-            _summary(
-                name,
-                players.get(name, Player(responses[name])),
-                None if means is None else intervals.bootstrap_mean(means[index], seed),
-                references if name != REFERENCE else None,
-                rouge,
+            dataclasses.replace(
+                _summary(
+                    name,
+                    players.get(name, Player(responses[name])),
+                    None if means is None else means[index],
+                    references if name != REFERENCE else None,
+                    rouge,
+                ),
+                length_controlled=None if at_level is None else at_level[index],
+                text=text_measures.measure(prompts, responses[name]),
             )
             for index, name in enumerate(names)
         ),
+        length_controlled=controlled,
         intransitivity=_intransitivity(names, rates, scores, different, policies, judge.votes),
         samples=_samples(prompts, references, responses, policies, against_policies, samples),
         meta_game=_meta_game(rates, scores, len(policies), seed),
@@ -153,6 +161,18 @@ def drawn_references(references: Sequence[Sequence[str]], seed: int) -> list[str
     """What the player `reference` hands in: of each prompt one of its references, drawn evenly."""
     pick = np.random.default_rng(seed).random(len(references))
     return [texts[int(u * len(texts))] for u, texts in zip(pick, references, strict=True)]
+
+
+def _at_equal_length(
+    responses: Mapping[str, Sequence[str]], scores: np.ndarray, policies: int, seed: int
+) -> tuple[WinRates, list[Estimate] | None]:
+    """The length-controlled win rates, and each player's mean of them over the other policies."""
+    lengths = np.array([[len(text.strip()) for text in of] for of in responses.values()]).T
+    rates, values = length_controlled(tuple(responses), scores, lengths, seed)
+    against = _scores_against_policies(values, policies)
+    if against is None:
+        return rates, None
+    return rates, [one.clipped() for one in intervals.bootstrap_means(against, seed)]
 
 
 def _check(

@@ -44,7 +44,7 @@ def nash_average(rate: ArrayLike) -> np.ndarray:
     Raises:
       ValueError: the matrices are not such.
     """
-    rate = _checked(rate)
+    rate = as_win_rates(rate)
     policies = rate.shape[-1]
     skew = (rate - np.swapaxes(rate, -1, -2)).reshape(-1, policies, policies) / 2
     # Every equation but `x z = 0` holds at the start.
@@ -93,7 +93,8 @@ def best_response(rate: np.ndarray) -> np.ndarray:
     return np.where(beaten, np.argmax(rate, axis=-2), np.arange(rate.shape[-1]))
 
 
-def _checked(rate: ArrayLike) -> np.ndarray:
+def as_win_rates(rate: ArrayLike) -> np.ndarray:
+    """`[..., K, K]` in float64; raises ValueError unless they are win rates."""
     rate = np.asarray(rate, np.float64)
     if rate.ndim < 2 or rate.shape[-1] != rate.shape[-2] or not rate.shape[-1]:
         raise ValueError(f"win rates have the shape {rate.shape} but must be [..., K, K]")

@@ -11,7 +11,7 @@ from nlhf_jax.evaluation.results import (
     PlayerSummary,
     TournamentResult,
 )
-from nlhf_jax.report import tournament_charts
+from nlhf_jax.report import more_sections, tournament_charts
 from nlhf_jax.report.contents import Tournament
 from nlhf_jax.report.opinions_section import other_judges
 from nlhf_jax.report.parts import (
@@ -54,6 +54,9 @@ def outcome(one: Tournament, figures: Mapping[str, bytes]) -> list[Section]:
         _policies(result, pictures(*_TRADE_OFFS)),
         _meta_game(result),
         other_judges(result),
+        more_sections.over_seeds_of(result),
+        more_sections.at_equal_length(result),
+        more_sections.other_measures(result),
         _raters(result, pictures(_RELIABILITY)),
     )
     return _named(one, found)

@@ -144,12 +144,14 @@ def test_json_gives_the_result_back_bit_for_bit(votes, references, tmp_path):
     result.save(tmp_path / "deep" / "tournament.json")
     again = TournamentResult.load(tmp_path / "deep" / "tournament.json")
     for field in dataclasses.fields(result):
-        if field.name != "win_rates":
+        if field.name not in ("win_rates", "length_controlled"):
             assert getattr(again, field.name) == getattr(result, field.name)
     for field in dataclasses.fields(result.win_rates):
-        np.testing.assert_array_equal(
-            getattr(again.win_rates, field.name), getattr(result.win_rates, field.name)
-        )
+        for one, other in (
+            (again.win_rates, result.win_rates),
+            (again.length_controlled, result.length_controlled),
+        ):
+            np.testing.assert_array_equal(getattr(one, field.name), getattr(other, field.name))
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["tournament.json"]
 
 
@@ -184,6 +186,28 @@ def test_a_file_from_before_the_game_between_policies_has_none():
     assert len(tree["meta_game"]) == 3
     del tree["meta_game"]
     assert TournamentResult.from_json(json.dumps(tree)).meta_game is None
+
+
+def test_a_file_from_before_lengths_were_controlled_is_read():
+    tree = json.loads(play().to_json())
+    del tree["length_controlled"]
+    for player in tree["players"]:
+        del player["length_controlled"], player["text"]
+    for standing in tree["meta_game"]:
+        del standing["alpha_rank"], standing["bradley_terry"]
+    again = TournamentResult.from_json(json.dumps(tree))
+    assert again.length_controlled is again.players[0].text is again.meta_game[0].alpha_rank is None
+
+
+def test_throws_of_different_lengths_are_preferred_for_what_they_are():
+    """All responses of a player are of one length here, so that no regression can blame it."""
+    result = play()
+    np.testing.assert_allclose(result.length_controlled.rate, result.win_rates.rate, atol=0.02)
+    rock = player(result, "rock")
+    assert rock.length_controlled.value == pytest.approx(0.5, abs=0.02)
+    assert rock.text.distinct_1 == 1 / 8 and rock.text.novelty == 1
+    assert [policy.alpha_rank.value for policy in result.meta_game] == pytest.approx([1 / 3] * 3)
+    assert [policy.bradley_terry.value for policy in result.meta_game] == pytest.approx([0] * 3)
 
 
 def test_a_file_that_is_no_tournament_is_named_in_one_sentence(tmp_path):

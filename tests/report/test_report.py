@@ -366,3 +366,30 @@ def test_of_several_tournaments_each_has_its_sections(tmp_path):
     with open(tmp_path / "report.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [rows[n * 20]["tournament"] for n in range(3)] == list(names)
+
+
+def test_runs_of_one_setting_have_a_table_of_their_own(tmp_path):
+    prompts = [str(number) for number in range(20)]
+    throws = {"A#0": "rock", "A#1": "rock ", "B#0": "paper", "B#1": "scissors", "SFT": "paper"}
+    players = {
+        name: Player([throw if n % 7 else "rock" for n in range(20)])
+        for name, throw in throws.items()
+    }
+    tournament.play(prompts, players, referee()).save(tmp_path / "tournament.json")
+    text = write_report(tmp_path).with_suffix(".md").read_text()
+    section = text.split("## Over seeds")[1].split("\n## ")[0]
+    assert "A (2), B (2)" in section
+    assert "| row beats column | A | B | SFT |" in section
+
+
+def test_measures_and_the_matrix_at_equal_length_are_printed(tmp_path):
+    result = write_tournament(tmp_path)
+    text = write_report(tmp_path).with_suffix(".md").read_text()
+    at_equal = text.split("## Who beats whom at equal length")[1].split("\n## ")[0]
+    cell = result.length_controlled.between("rock", "paper")
+    assert f"{cell.value:.3f}** ({cell.low:.3f}–{cell.high:.3f})" in at_equal
+    measures = text.split("## Other measures")[1].split("\n## ")[0]
+    rock = next(line for line in measures.splitlines() if line.startswith("| rock "))
+    player = next(player for player in result.players if player.name == "rock")
+    assert f"{player.length_controlled.value:.3f}" in rock
+    assert f"{player.text.novelty:.1%}" in rock and f"{player.text.distinct_1:.3f}" in rock
