@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import jax
 import pytest
 
-from tests import buckets
+from tests import browser, buckets
 
 # The suite compiles many programs and runs each a few times on tiny arrays. With these flags XLA
 # compiles them about four times faster; they run at half the speed.
@@ -58,3 +58,19 @@ def bucket(storage_server, monkeypatch, request) -> buckets.Bucket:
         monkeypatch.setenv(name, value)
     name = re.sub("[^a-z0-9]+", "-", request.node.name.lower())[:60].strip("-")
     return storage_server.make_bucket(name)
+
+
+# Of a module: while Playwright runs, no other test of the process could start an asyncio loop.
+@pytest.fixture(scope="module")
+def chromium():
+    with browser.chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def open_page(chromium) -> Iterator[browser.Pages]:
+    """Opens a page from disk in headless Chromium; what goes wrong in it fails the test."""
+    pages = browser.Pages(chromium)
+    yield pages
+    pages.close()
+    assert pages.faults == []
