@@ -83,6 +83,11 @@ def _fleiss(agreeing: np.ndarray, kinds: np.ndarray) -> np.ndarray:
     return _beyond_chance(agreeing, (shares**2).sum(axis=-1))
 
 
+def _fleiss_of_sums(sums: np.ndarray) -> np.ndarray:
+    """From `[..., K + 2]`: how often each kind is given, the agreement, and of how many."""
+    return _fleiss(sums[..., -2] / sums[..., -1], sums[..., :-2])
+
+
 def _beyond_chance(agreeing: np.ndarray, by_chance: np.ndarray) -> np.ndarray:
     left = 1 - by_chance
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -122,23 +127,20 @@ def between(
     counts = (kinds[:, :, None] == np.arange(_KINDS)).sum(axis=0)
     agreeing = _agreeing(counts)
     # What kappa is made of, summed over each prompt.
-    if len(answers) == 2:
-        name = "Cohen's kappa"
+    two = len(answers) == 2
+    if two:
         parts = np.zeros((kinds.shape[1], _KINDS, _KINDS))
         parts[np.arange(kinds.shape[1]), kinds[0], kinds[1]] = 1
-        kappa = cohen_kappa
     else:
-        name = "Fleiss' kappa"
         parts = np.concatenate([counts, agreeing[:, None], np.ones((len(agreeing), 1))], axis=1)
-
-        def kappa(sums: np.ndarray) -> np.ndarray:
-            return _fleiss(sums[..., -2] / sums[..., -1], sums[..., :-2])
-
+    kappa = cohen_kappa if two else _fleiss_of_sums
     sums = np.zeros((group.max() + 1, *parts.shape[1:]))
     np.add.at(sums, group, parts)
     return Agreement(
-        name,
-        _estimate(float(kappa(sums.sum(axis=0))), kappa(intervals.resampled_means(sums, seed)), sums),
+        "Cohen's kappa" if two else "Fleiss' kappa",
+        _estimate(
+            float(kappa(sums.sum(axis=0))), kappa(intervals.resampled_means(sums, seed)), sums
+        ),
         float(agreeing.mean()),
         comparisons,
         len(sums),
@@ -151,4 +153,4 @@ def _estimate(value: float, resampled: np.ndarray, sums: np.ndarray) -> Estimate
     if np.isnan(value) or not said.size:
         return Estimate(value, np.nan, np.nan)
     low, high = intervals.percentiles(said, len(sums))
-    return Estimate(value, float(low), float(min(high, 1.0)))
+    return Estimate(value, float(low), min(float(high), 1.0))

@@ -29,6 +29,7 @@ import numpy as np
 from etils import epath
 
 from nlhf_jax.errors import UserError, unreadable_is_one_error
+from nlhf_jax.files import write_whole
 from nlhf_jax.json_records import lines, record, shown, text
 
 PAGE, TABLE, KEY = "sheet.html", "sheet.csv", "sheet.key.json"
@@ -139,10 +140,12 @@ def draw(
       question: what people are asked.
 
     Raises:
-      UserError: fewer than two players or a nameless one, `pairs` too few for one prompt, no prompt
-        that all players have, or no two responses that differ.
+      UserError: fewer than two players or a nameless one, no question, `pairs` too few for one
+        prompt, no prompt that all players have, or no two responses that differ.
     """
     names = tuple(responses)
+    if not question.strip():
+        raise UserError("--question is empty")
     if len(names) < 2 or not all(name.strip() for name in names):
         raise UserError(f"a sheet needs two players or more, each with a name, got {list(names)}")
     least = len(names) * (len(names) - 1) // 2
@@ -153,7 +156,8 @@ def draw(
         )
     candidates = _common_rows(names, responses)
     rng = np.random.default_rng(seed)
-    rows, items = [], []
+    rows: list[Row] = []
+    items: list[tuple[int, tuple[int, int]]] = []
     for number in rng.permutation(len(candidates)):
         row = candidates[number]
         different = [
@@ -209,18 +213,32 @@ def _name(shown_texts: Sequence[object]) -> str:
 
 
 def told(sheet: Sheet) -> list[str]:
-    """Players whose name stands as a word in a text that is shown, which no sheet can blind."""
+    """Players whose name stands as a word in a text that is shown, which no sheet can blind.
+
+    Names of one or two letters are words by chance, and are passed over.
+    """
     shown_texts = "\n".join(
         text for row in sheet.rows for text in (row.prompt, *row.responses)
     ).casefold()
     return [
         name
         for name in sheet.players
-        if re.search(rf"(?<!\w){re.escape(name.casefold())}(?!\w)", shown_texts)
+        if len(name) > 2 and re.search(rf"(?<!\w){re.escape(name.casefold())}(?!\w)", shown_texts)
     ]
 
 
 # --- writing -------------------------------------------------------------------------------------
+
+
+def write(sheet: Sheet, directory: str | os.PathLike) -> None:
+    """Writes the three files. Raises UserError where there is the key of another sheet."""
+    place = epath.Path(directory)
+    if (place / KEY).exists() and (place / KEY).read_text() != key(sheet):
+        # Answers to that one may be on their way, and nobody could tell whose they are.
+        raise UserError(f"{place / KEY} is the key of another sheet; choose another --output")
+    write_whole(place / KEY, key(sheet))
+    write_whole(place / PAGE, page(sheet))
+    write_whole(place / TABLE, table(sheet))
 
 
 def page(sheet: Sheet) -> str:
@@ -320,3 +338,21 @@ def _check(sheet: Sheet) -> None:
     )
     if not good:
         raise ValueError("it is damaged")
+
+
+def summary(sheet: Sheet, directory: str | os.PathLike, pairs: int) -> list[str]:
+    """Lines for the terminal: the files, what each is for, and what is not on the sheet."""
+    place = epath.Path(directory)
+    players = len(sheet.players)
+    same = len(sheet.rows) * players * (players - 1) // 2 - len(sheet.items)
+    shown_rows = len({item.row for item in sheet.items})
+    lines = [
+        f"{place / PAGE}, {place / TABLE}: {len(sheet.items):,} comparisons on {shown_rows:,}"
+        " prompts, for raters; either will do",
+        f"{place / KEY}: whose the responses are, to be kept",
+    ]
+    if same:
+        lines.append(f"  {same:,} comparisons of one and the same text are not on the sheet")
+    if len(sheet.items) <= pairs - players * (players - 1) // 2:
+        lines.append(f"  there were no prompts for more, so these are not {pairs:,}")
+    return lines

@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import hashlib
 import io
+import itertools
 import os
 import re
 from collections import defaultdict
@@ -19,11 +20,13 @@ import numpy as np
 from etils import epath
 
 from nlhf_jax.errors import UserError, unreadable_is_one_error
+from nlhf_jax.evaluation import agreement, intervals
 from nlhf_jax.evaluation.blind_sheet import KEY, Item, Sheet
 from nlhf_jax.evaluation.tournament import Player
 from nlhf_jax.json_records import MOST_LINE_BYTES, record, shown
 
 FIRST, TIE, SECOND = 1.0, 0.5, 0.0  # share of a vote that goes to the response shown first
+_FEW = 4  # raters of whom every two get a line
 _ANSWERS = {"1": FIRST, "tie": TIE, "2": SECOND}
 
 
@@ -55,11 +58,12 @@ def read_answers(paths: Sequence[str | os.PathLike], sheet: Sheet) -> list[Rater
         nothing = True
         for line, name, item, answer in read(content, str(path), sheet):
             where = f"{path}, line {line}"
-            if item not in ids:
+            if not isinstance(item, str) or item not in ids:
                 raise UserError(f"{where}: the sheet {sheet.id} has no comparison {shown(item)}")
-            if answer not in _ANSWERS:
-                raise UserError(f"{where}: the answer to {item} is {shown(answer)} but must be "
-                                "1, 2 or tie")
+            if not isinstance(answer, str) or answer not in _ANSWERS:
+                raise UserError(
+                    f"{where}: the answer to {item} is {shown(answer)} but must be 1, 2 or tie"
+                )
             name = name or PurePath(path).stem
             if (name, item) in place:
                 raise UserError(
@@ -84,7 +88,9 @@ def _read_json(content: bytes, path: str, sheet: Sheet) -> Iterable[_Line]:
             raise ValueError(f"this is a {KEY}; wanted answers that came back")
         answers, name = found.get("answers"), found.get("rater", "")
         if not isinstance(answers, list) or not isinstance(name, str):
-            raise ValueError(f"wanted 'sheet', 'rater' and 'answers' of the page, met {shown(found)}")
+            raise ValueError(
+                f"wanted 'sheet', 'rater' and 'answers' of the page, met {shown(found)}"
+            )
         if found.get("sheet") != sheet.id:
             raise ValueError(
                 f"these are answers to the sheet {shown(found.get('sheet'))}, and the key is of "
@@ -98,8 +104,8 @@ def _read_json(content: bytes, path: str, sheet: Sheet) -> Iterable[_Line]:
         line = content.count(b"\n", 0, at) + 1
         if not isinstance(one, dict) or set(one) != {"id", "answer"}:
             raise UserError(f"{path}, line {line}: wanted 'id' and 'answer', met {shown(one)}")
-        if one.twice is not None:
-            raise UserError(f"{path}, line {line}: the key {shown(one.twice)} is there twice")
+        if (twice := getattr(one, "twice", None)) is not None:
+            raise UserError(f"{path}, line {line}: the key {shown(twice)} is there twice")
         yield line, name.strip(), one["id"], one["answer"]
 
 
@@ -118,13 +124,15 @@ def _read_csv(content: bytes, path: str, sheet: Sheet) -> Iterable[_Line]:
         for row in rows:
             cells = [cell.strip() for cell in row]
             if not columns:
-                columns = {cell.lower(): number for number, cell in enumerate(cells)}
-                if not {"id", "answer"} <= set(columns):
+                heads = [cell.lower() for cell in cells]
+                columns = {head: number for number, head in enumerate(heads)}
+                if [heads.count(name) for name in ("id", "answer")] != [1, 1]:
                     raise UserError(
-                        f"{path}, line 1: wanted columns 'id' and 'answer', met {shown(cells)}"
+                        f"{path}, line 1: wanted one column 'id' and one 'answer', met "
+                        f"{shown(cells)}"
                     )
             elif any(cells):
-                cells += [""] * (len(columns) - len(cells))
+                cells += [""] * (max(columns.values()) + 1 - len(cells))
                 name = cells[columns["rater"]] if "rater" in columns else ""
                 name = re.sub(r"^'(?=\s*[=+\-@＝＋－＠'])", "", name)
                 answer = cells[columns["answer"]].lower()
@@ -261,3 +269,79 @@ def preferences(found: Iterable[Vote]) -> list[dict[str, Any]]:
             {"prompt": vote.prompt, "chosen": chosen, "rejected": rejected, "weight": weight}
         )
     return lines
+
+
+# --- for the terminal ----------------------------------------------------------------------------
+
+
+def summary(sheet: Sheet, raters: Sequence[Rater]) -> list[str]:
+    """Lines: how many answers, who beats whom, whether people agree, whether order sways them."""
+    found = votes(sheet, raters)
+    prompts = len({vote.item.row for vote in found})
+    lines = [
+        f"{sum(len(rater.answers) for rater in raters):,} answers of {_many(len(raters), 'rater')}"
+        f" to {len(found):,} of {_many(len(sheet.items), 'comparison')}, on {prompts:,} of"
+        f" {_many(len({item.row for item in sheet.items}), 'prompt')}"
+    ]
+    for rater in raters:
+        given = list(rater.answers.values())
+        lines.append(
+            f"  {rater.name}: {_many(len(given), 'answer')}, {_many(given.count(TIE), 'tie')}; what"
+            f" is shown first preferred in {_of(given.count(FIRST), given.count(SECOND))}"
+        )
+    for pair in itertools.combinations(sheet.players, 2):
+        shares = [vote.share for vote in found if vote.players == pair]
+        wins, losses = sum(x > 0.5 for x in shares), sum(x < 0.5 for x in shares)
+        lines.append(
+            f"{pair[0]} preferred to {pair[1]} in {_of(wins, losses)}"
+            + (f", and {_many(len(shares) - wins - losses, 'tie')}" if shares else "")
+        )
+    lines += _agreements(sheet, raters)
+    lines.append(
+        "(intervals of 95 %: Clopper-Pearson's of shares, which ties are left out of, and of kappas"
+        " the bootstrap over prompts; where several answered, a comparison goes to the majority)"
+    )
+    return lines
+
+
+def _agreements(sheet: Sheet, raters: Sequence[Rater]) -> list[str]:
+    answers = np.array(
+        [[rater.answers.get(item.id, np.nan) for item in sheet.items] for rater in raters]
+    )
+    rows = np.array([item.row for item in sheet.items])
+    groups = [tuple(range(len(raters)))] if len(raters) > 2 else []
+    if len(raters) <= _FEW:
+        groups += itertools.combinations(range(len(raters)), 2)
+    return [
+        f"agreement of {', '.join(raters[number].name for number in group)}: "
+        + _agreement(answers[list(group)], rows, sheet.seed)
+        for group in groups
+    ]
+
+
+def _agreement(answers: np.ndarray, rows: np.ndarray, seed: int) -> str:
+    if not np.isfinite(answers).all(axis=0).any():
+        return "they have answered no comparison in common"
+    one = agreement.between(answers, rows, seed)
+    kappa = one.kappa
+    says = (
+        "is not defined, as all answers are alike"
+        if np.isnan(kappa.value)
+        else f"{kappa.value:.2f} ({kappa.low:.2f} to {kappa.high:.2f})"
+    )
+    return (
+        f"{one.name} {says}; {one.agreeing:.1%} the same, on"
+        f" {_many(one.comparisons, 'comparison')}"
+    )
+
+
+def _of(wins: int, losses: int) -> str:
+    if not wins + losses:
+        return "none of 0"
+    low, high = intervals.clopper_pearson(np.array(wins), wins + losses)
+    share = wins / (wins + losses)
+    return f"{wins:,} of {wins + losses:,}, {share:.1%} ({low:.1%} to {high:.1%})"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}" + ("" if count == 1 else "s")
