@@ -100,8 +100,8 @@ function change(after) {
 function choose(answer) {
   const number = here + 1;
   change(new Map(answers).set(items[here].id, answer));
-  say(`Comparison ${number}: ${words[answer]}.` + (answers.size === count ? " All are answered." : ""));
   const next = unanswered();
+  say(next < 0 ? "All are answered: save them and send the file." : `Comparison ${number}: ${words[answer]}.`);
   go(next < 0 ? here : next);
 }
 
@@ -289,9 +289,10 @@ window.addEventListener("beforeunload", (event) => {
 });
 
 recall();
-keep();
+const kept = keep();
 at("keys").checked = keys;
 here = Math.max(0, items.findIndex((item) => !answers.has(item.id)));
 show();
 if (answers.size) say(`Welcome back: ${answers.size} of ${count} answered.`);
+else if (kept) say("Your answers stay in this browser as you go.");
 })();

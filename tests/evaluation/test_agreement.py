@@ -5,7 +5,7 @@ from sklearn.metrics import cohen_kappa_score
 from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation import agreement
 
-# Fleiss 1971, table 1: of six psychiatrists, how many gave each of 30 patients which of 5 diagnoses.
+# Fleiss 1971, table 1: how many of six psychiatrists gave each of 30 patients which of 5 diagnoses.
 FLEISS = """
 00060 03003 01401 00006 03030 20400 00402 20310 20040 00006 10050 11040 03300 10050 02031
 00501 30012 51000 02040 10203 00006 01050 02013 20040 10041 05010 40002 02040 10500 00006
