@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, TextIO
 
 from nlhf_jax import processes
-from nlhf_jax.errors import UserError, printable, unreadable_is_one_error
+from nlhf_jax.errors import UserError, printable, unreadable_is_one_error, warn
 
 if TYPE_CHECKING:
     from nlhf_jax.data.prompts import PromptForm
@@ -238,6 +238,56 @@ def data(options: argparse.Namespace) -> None:
     bad = [found.path for found in checks if found.problems]
     if bad:
         raise UserError(f"there are bad lines in {', '.join(bad)}")
+
+
+def sheet(options: argparse.Namespace) -> None:
+    making = options.action == "make"
+    for name in ("pairs", "output") if making else ("key",):
+        if getattr(options, name) is None:
+            raise UserError(f"nlhf sheet {options.action} needs --{name}=...")
+    for name in ("key",) if making else ("pairs", "seed", "question"):
+        if getattr(options, name) is not None:
+            raise UserError(f"--{name} says nothing to nlhf sheet {options.action}")
+    (_make_sheet if making else _read_sheet)(options)
+
+
+def _make_sheet(options: argparse.Namespace) -> None:
+    from nlhf_jax.evaluation import blind_sheet
+    from nlhf_jax.files import check_writable
+
+    check_writable(options.output, "--output")
+    responses = {}
+    for argument in options.files:
+        name, colon, path = argument.partition(":")
+        if not (name and colon and path):
+            raise UserError(f"{argument!r} must be NAME:FILE, for example nash:{path or name}")
+        if name in responses:
+            raise UserError(f"the player {name!r} is given twice")
+        responses[name] = blind_sheet.read_responses(path)
+    question = blind_sheet.QUESTION if options.question is None else options.question
+    made = blind_sheet.draw(responses, options.pairs, options.seed or 0, question)
+    blind_sheet.write(made, options.output)
+    if told := blind_sheet.told(made):
+        warn(f"{printable(', '.join(told))} stands in texts on the sheet, where raters read it")
+    for line in blind_sheet.summary(made, options.output, options.pairs):
+        print(printable(line))
+
+
+def _read_sheet(options: argparse.Namespace) -> None:
+    from nlhf_jax.evaluation import blind_sheet, people
+    from nlhf_jax.files import check_writable, write_whole
+
+    if options.output is not None:
+        check_writable(options.output, "--output", file=True)
+    made = blind_sheet.read_key(options.key)
+    raters = people.read_answers(options.files, made)
+    for line in people.summary(made, raters):
+        print(printable(line))
+    if options.output is not None:
+        lines = people.preferences(people.votes(made, raters))
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_whole(options.output, text)
+        print(printable(f"{options.output}: {len(lines):,} preferences"))
 
 
 def prepare_for_buckets(arguments: Sequence[str]) -> None:

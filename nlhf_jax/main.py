@@ -29,6 +29,7 @@ jobs:
   exploit   how far policies can be exploited, by best responses trained against them
   sample    responses of one checkpoint to prompts
   report    the report of a work directory again
+  sheet     blinded comparisons for people, and their answers back
   config    what a gin file comes to: every setting, and where it was set
   plan      what a training takes on chips that you need not have: memory, time, traffic
   data      checks JSON lines, trains a vocabulary
@@ -53,6 +54,8 @@ _EXAMPLES = {
     "--gin.RATER_CHECKPOINT='\"out/preference\"' --workdir=out/exploit",
     "sample": "nlhf sample --checkpoint=out/nash_md --prompts=prompts.txt --num_samples=2",
     "report": "nlhf report --workdir=out",
+    "sheet": "nlhf sheet make sft:sft.jsonl nash:nash.jsonl --pairs=100 --output=comparison\n"
+    "  nlhf sheet read answers-*.json --key=comparison/sheet.key.json --output=votes.jsonl",
     "config": "nlhf config --gin_file=tldr/nash_md.gin --gin.BETA=0.25",
     "plan": "nlhf plan --gin_file=tldr/nash_md.gin --policy=t5_1_1_large --rater=t5_1_1_xl "
     "--topology=v5e:4x4",
@@ -305,6 +308,28 @@ def _report_parser() -> _Parser:
     return parser
 
 
+def _sheet_parser() -> _Parser:
+    what = (
+        "Makes a page and a table on which people say which of two responses is better without\n"
+        "knowing whose they are, and reads what they answered, JSON or CSV."
+    )
+    parser = _Parser("sheet", what, commands.sheet)
+    add = parser.add_argument
+    add("action", choices=("make", "read"))
+    add(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="to make: NAME:FILE, with prompt, completion; else answers",
+    )
+    add("--output", metavar="PATH", help="to make: a directory; to read: preferences, JSON lines")
+    add("--pairs", type=int, metavar="N", help="to make: how many comparisons at most")
+    add("--seed", type=int, metavar="N", help="to make: of all draws (0)")
+    add("--question", metavar="TEXT", help="to make: 'Which response is better?' unless given")
+    add("--key", metavar="FILE", help="to read: sheet.key.json, made with the sheet")
+    return parser
+
+
 def _data_parser() -> _Parser:
     what = (
         "Says what is wrong on which line of JSON lines files, or trains a vocabulary on them.\n"
@@ -407,6 +432,7 @@ _PARSERS: dict[str, Callable[[], _Parser]] = {
     "report": _report_parser,
     "config": _config_parser,
     "plan": _plan_parser,
+    "sheet": _sheet_parser,
     "data": _data_parser,
     "convert": _convert_parser,
 }

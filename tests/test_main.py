@@ -82,11 +82,11 @@ def test_the_command_alone_explains_itself_with_an_example(nlhf, arguments):
     code, stdout, _ = nlhf(*arguments)
     assert code == 0
     assert "nlhf run --gin_file=quickstart.gin --workdir=out" in stdout
-    for job in ("run", "train", "evaluate", "sample", "report", "data"):
+    for job in ("run", "train", "evaluate", "sample", "report", "sheet", "data"):
         assert f"\n  {job} " in stdout
 
 
-@pytest.mark.parametrize("job", ["run", "train", "evaluate", "sample", "report", "data"])
+@pytest.mark.parametrize("job", ["run", "train", "evaluate", "sample", "report", "sheet", "data"])
 def test_every_job_explains_itself_with_an_example(capsys, job):
     with pytest.raises(SystemExit) as raised:
         main.main([job, "--help"])

@@ -13,6 +13,7 @@ PACKAGE = Path(nlhf_jax.__file__).parent
 ORDER = (
     "__init__",
     "errors",
+    "json_records",
     "processes",
     "files",
     "locks",

@@ -19,9 +19,9 @@ from typing import Any
 
 from etils import epath
 
-from nlhf_jax.data.json_records import lines, record, shown, text
 from nlhf_jax.data.prompts import PLAIN, PromptForm
 from nlhf_jax.errors import UserError, unreadable_is_one_error
+from nlhf_jax.json_records import lines, record, shown, text
 
 
 @dataclasses.dataclass(frozen=True)

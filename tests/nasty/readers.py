@@ -25,6 +25,7 @@ from nlhf_jax.data.prompts import PLAIN, PromptForm
 from nlhf_jax.data.tldr import files as tldr_files
 from nlhf_jax.data.vocabularies import Vocabulary, tldr_mini_vocabulary
 from nlhf_jax.errors import UserError
+from nlhf_jax.evaluation import blind_sheet, people
 from nlhf_jax.jobs import chain
 from nlhf_jax.models import registry
 from nlhf_jax.report import contents, html, markdown, writing
@@ -228,6 +229,51 @@ def _report_files() -> Files:
     }
 
 
+# --- people's answers ----------------------------------------------------------------------------
+
+_RESPONSES = {name: [("my boss", "boss"), ("my food", f"food {name}")] for name in ("sft", "nash")}
+_SHEET = blind_sheet.draw(_RESPONSES, 1, 0)
+
+
+def _read_responses(directory: Path) -> None:
+    found = blind_sheet.read_responses(directory / "nash.jsonl")
+    sheet = blind_sheet.draw({"sft": _RESPONSES["sft"], "nash": found}, 9, 0)
+    blind_sheet.page(sheet).encode()
+    blind_sheet.table(sheet)
+
+
+def _read_answers(directory: Path) -> None:
+    sheet = blind_sheet.read_key(directory / "sheet.key.json")
+    raters = people.read_answers([directory / "answers"], sheet)
+    people.summary(sheet, raters)
+    for line in people.preferences(people.votes(sheet, raters)):
+        json.dumps(line, ensure_ascii=False).encode()
+
+
+def _answers_reader(name: str, main_file: str, answers: bytes) -> Reader:
+    files = {"sheet.key.json": blind_sheet.key(_SHEET).encode(), "answers": answers}
+    return Reader(name, main_file, lambda: files, _read_answers)
+
+
+_ITEM = _SHEET.items[0].id
+_PEOPLE = (
+    Reader(
+        "responses",
+        "nash.jsonl",
+        lambda: {"nash.jsonl": lines(ROWS["sft"] | {"prompt": "my food"})},
+        _read_responses,
+    ),
+    _answers_reader(
+        "answers, JSON",
+        "answers",
+        json.dumps(
+            {"sheet": _SHEET.id, "rater": "A", "answers": [{"id": _ITEM, "answer": "1"}]}
+        ).encode(),
+    ),
+    _answers_reader("answers, CSV", "answers", f"id,answer,rater\n{_ITEM},tie,A\n".encode()),
+    _answers_reader("sheet.key.json", "sheet.key.json", f"id,answer\n{_ITEM},2\n".encode()),
+)
+
 # --- all of them ---------------------------------------------------------------------------------
 
 _GIN = b"""from __gin__ import dynamic_registration
@@ -247,6 +293,7 @@ _TLDR_PROMPT = {"subreddit": "jobs", "title": "My boss", "post": "He steals my f
 READERS = {
     reader.name: reader
     for reader in (
+        *_PEOPLE,
         *map(_lines_reader, ROWS),
         _prompts_reader("prompts, text", PLAIN, b"my boss\nmy food\n"),
         _prompts_reader("prompts, JSON lines", PLAIN, lines(ROWS["prompts"])),

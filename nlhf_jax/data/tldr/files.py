@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from etils import epath
 
-from nlhf_jax.data.json_records import lines, record, shown
 from nlhf_jax.data.prompts import PromptForm
 from nlhf_jax.errors import UserError
+from nlhf_jax.json_records import lines, record, shown
 
 BASE_URL = "https://openaipublic.blob.core.windows.net/summarize-from-feedback"
 
