@@ -53,18 +53,24 @@ def answers(
 class AskedOnce:
     """A judge of a user's, whom the first of a run's processes asks and the others hear of.
 
-    Such as one that is paid for its answers, or that does not always give the same.
+    Such as one that is paid for its answers, or that does not always give the same. It has
+    `both_orders` where the judge has.
     """
 
     def __init__(self, judge: Judge):
         self.name, self.votes = judge.name, judge.votes
         self._judge = judge
+        if hasattr(judge, "both_orders"):
+            self.both_orders = functools.partial(self._ask, judge.both_orders)
 
     def compare(
         self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
     ) -> np.ndarray:
-        def ask() -> list[float]:
-            return np.asarray(self._judge.compare(prompts, first, second), np.float64).tolist()
+        return self._ask(self._judge.compare, prompts, first, second)
+
+    def _ask(self, judge: Callable[..., np.ndarray], *texts: Sequence[str]) -> np.ndarray:
+        def ask() -> list:
+            return np.asarray(judge(*texts), np.float64).tolist()
 
         return np.asarray(processes.from_first(ask), np.float64)
 
