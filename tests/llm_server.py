@@ -1,4 +1,4 @@
-"""A server of the OpenAI protocol that holds a known preference, and misbehaves by a seeded plan."""
+"""A server of the OpenAI protocol with a known preference, which misbehaves by a seeded plan."""
 
 import collections
 import contextlib
@@ -67,6 +67,7 @@ class Server(ThreadingHTTPServer):
       seed: of the plan.
       log_probs: whether it offers log-probabilities.
       seconds: that an answer takes.
+      gate: answers only once it is set.
       retry_after: what 429 says.
       status: answers everything with this (status, body), if given.
       key: that it wants.
@@ -82,6 +83,7 @@ class Server(ThreadingHTTPServer):
         seed: int = 0,
         log_probs: bool = True,
         seconds: float = 0.0,
+        gate: threading.Event | None = None,
         retry_after: str = "0",
         status: tuple[int, str] | None = None,
         key: str | None = None,
@@ -89,7 +91,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.preference, self.shares, self.seed = preference, dict(shares or {}), seed
         self.log_probs, self.seconds, self.retry_after = log_probs, seconds, retry_after
-        self.status, self.key = status, key
+        self.status, self.key, self.gate = status, key, gate
         self.log: list[Request] = []
         self.lock = threading.Lock()
         self.seen: collections.Counter[tuple[str, ...]] = collections.Counter()
@@ -165,6 +167,8 @@ class _Handler(BaseHTTPRequestHandler):
         assert self.path == "/v1/chat/completions" and body["temperature"] == 0
         messages = tuple(message["content"] for message in body["messages"])
         server = self.server
+        if server.gate is not None:
+            server.gate.wait()
         time.sleep(server.seconds)
         if server.key is not None and self.headers["Authorization"] != f"Bearer {server.key}":
             said = f"Incorrect API key provided: {self.headers['Authorization']}"

@@ -18,6 +18,7 @@ PAPER = (
     "output 1 or 2 to indicate which summary is better. "
     "Text - {prompt}, Summary 1 - {first}, Summary 2 - {second}\n\nPreferred Summary -"
 )
+_MOST = 2**53  # of a number that a server sends
 _PLACES = ("prompt", "first", "second")
 _PLACE = re.compile("{(" + "|".join(_PLACES) + ")}")
 _WRAPPING = r"""[\s"'`*_()\[\].:]*"""  # around a label that is the whole answer
@@ -96,7 +97,7 @@ class Prompt:
     def question(self, prompt: str, first: str, second: str) -> str:
         """The question; what stands in the texts themselves is never taken for a place."""
         texts = {"prompt": prompt, "first": first, "second": second}
-        return _PLACE.sub(lambda place: texts[place[1]].strip(), self.template)
+        return _whole(_PLACE.sub(lambda place: texts[place[1]].strip(), self.template))
 
     def preference(self, reply: Reply) -> float | None:
         """P(shown first > shown second) in [0, 1]; None where the reply does not say.
@@ -136,6 +137,7 @@ class Prompt:
             choice = content["choices"][0]
             message = choice["message"]
             text = message.get("content") or ""
+            text = _whole(text) if isinstance(text, str) else text
             refusal = message.get("refusal")
             usage = content.get("usage") or {}
             tokens = [usage.get(f"{side}_tokens") for side in ("prompt", "completion")]
@@ -145,12 +147,12 @@ class Prompt:
         if not isinstance(text, str):
             raise BrokenReply(f"its answer is no text: {text!r}")
         return Reply(
-            text=text or (refusal if isinstance(refusal, str) else ""),
+            text=text or (_whole(refusal) if isinstance(refusal, str) else ""),
             refused=bool(refusal) or choice.get("finish_reason") == "content_filter",
             label_log_probs=self._likely(text, choice),
-            model=str(content.get("model") or ""),
-            tokens_in=tokens[0] if isinstance(tokens[0], int) else None,
-            tokens_out=tokens[1] if isinstance(tokens[1], int) else None,
+            model=_whole(str(content.get("model") or "")),
+            tokens_in=_number(tokens[0]),
+            tokens_out=_number(tokens[1]),
         )
 
     def _likely(self, text: str, choice: Mapping[str, Any]) -> dict[str, float] | None:
@@ -171,12 +173,20 @@ class Prompt:
             return None
         if token["token"].strip() != text[place[0] : place[1]]:
             return None
-        number = (int, float)
         return {
             token: float(p)
             for token, p in found.items()
-            if isinstance(token, str) and isinstance(p, number) and math.isfinite(p)
+            if isinstance(token, str) and isinstance(p, int | float) and -_MOST < p < _MOST
         }
+
+
+def _whole(text: str) -> str:
+    """Halves of characters, which JSON may have, are sent and kept by nobody."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _number(found: Any) -> int | None:
+    return found if isinstance(found, int) and 0 <= found < _MOST else None
 
 
 def _read(template: str) -> str:

@@ -88,9 +88,7 @@ class PaidOnce:
         """Writes a reply; it is on disk when this returns."""
         log_probs = reply.label_log_probs
         values = dataclasses.asdict(reply) | {
-            # A server may send halves of characters.
-            "text": reply.text.encode("utf-8", "replace").decode(),
-            "label_log_probs": None if log_probs is None else json.dumps(log_probs),
+            "label_log_probs": None if log_probs is None else json.dumps(log_probs)
         }
         with self._one_error():
             self._replies.execute(

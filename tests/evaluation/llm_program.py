@@ -9,7 +9,7 @@ from nlhf_jax.evaluation.llm_judge import LLMJudge
 SETTINGS = {
     "model": "referee",
     "concurrency": 8,
-    "timeout": 2.0,
+    "timeout": 4.0,
     "attempts": 10,
     "backoff": 0.005,
     "asks": 2,
@@ -30,6 +30,7 @@ def comparisons(number: int) -> tuple[list[str], list[str], list[str]]:
 def main() -> None:
     url, cache, number = sys.argv[1:]
     judge = LLMJudge(url=url, cache=cache, **SETTINGS)
+    print("asks", flush=True)
     answers = judge.both_orders(*comparisons(int(number)))
     np.save(cache + ".npy", answers)
     print(judge.counts()["replies"], judge.counts()["from_cache"])
