@@ -54,7 +54,7 @@ class AskedOnce:
     """A judge of a user's, whom the first of a run's processes asks and the others hear of.
 
     Such as one that is paid for its answers, or that does not always give the same. It has
-    `both_orders` where the judge has.
+    `both_orders`, `counts` and `sentence` where the judge has (`llm_judge.LLMJudge`).
     """
 
     def __init__(self, judge: Judge):
@@ -62,6 +62,9 @@ class AskedOnce:
         self._judge = judge
         if hasattr(judge, "both_orders"):
             self.both_orders = functools.partial(self._ask, judge.both_orders)
+        for name in ("counts", "sentence"):
+            if hasattr(judge, name):
+                setattr(self, name, functools.partial(processes.from_first, getattr(judge, name)))
 
     def compare(
         self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]

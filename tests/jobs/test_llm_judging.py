@@ -39,6 +39,8 @@ def test_a_tournament_takes_it_by_its_gin_file(tmp_path):
         in_orders = judge.both_orders(prompts, good, bad)
         np.testing.assert_allclose(in_orders, [[0.125, 0.25]] * 3, atol=1e-9)
         assert len(server.log) == 6
+        assert judge.counts()["replies"] == judge.counts()["from_cache"] == 6
+        assert judge.sentence().startswith("the referee was asked 12 questions")
 
 
 def test_a_judge_without_both_orders_has_none_where_it_is_asked_once():
