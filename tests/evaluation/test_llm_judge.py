@@ -1,5 +1,7 @@
 """An LLM as the judge of a server that misbehaves: its log and its preference are the oracle."""
 
+import asyncio
+import email.utils
 import json
 import os
 import signal
@@ -243,6 +245,30 @@ def test_a_server_that_asks_to_wait_is_left_alone_so_long(tmp_path):
         server.retry_after = "4000"
         with pytest.raises(UserError, match="asks to come back in 4000 s"):
             judge.compare(*comparisons(40))
+
+
+def test_a_server_may_say_by_a_date_when_to_come_back(tmp_path):
+    until = time.time() + 2
+    date = email.utils.formatdate(until, usegmt=True)  # whole seconds
+    with serving(preference, {"429": 1.0}, retry_after=date) as server:
+        clock = time.time() - time.monotonic()
+        judge_of(server, tmp_path / "cache", concurrency=1).compare(*comparisons(1))
+        first, *others = server.log
+        assert first.outcome == "429" and len(others) == 5
+        assert min(request.at for request in others) + clock > int(until) - 0.05
+        server.retry_after = "soon"  # nobody knows what that means
+        judge_of(server, tmp_path / "cache").compare(*comparisons(2))
+
+
+def test_it_may_be_asked_where_an_event_loop_runs(tmp_path):
+    """As in a notebook."""
+
+    async def cell(judge: LLMJudge) -> np.ndarray:
+        return judge.compare(*comparisons(2))
+
+    with serving(preference) as server:
+        found = asyncio.run(cell(judge_of(server, tmp_path / "cache")))
+        np.testing.assert_allclose(found, expected(server, *comparisons(2)).mean(axis=1))
 
 
 def test_requests_keep_to_their_rate(tmp_path):
