@@ -12,6 +12,7 @@ GCS = [
     "google-cloud-storage>=2.19",  # Orbax asks with it what kind of bucket checkpoints go to
 ]
 COUNTS = ["scikit-learn>=1.5"]
+LLM = ["httpx>=0.27", "tenacity>=9"]
 DOCS = ["sphinx>=8", "myst-parser>=4"]
 TEST = [
     "pytest>=8",
@@ -34,6 +35,7 @@ TEST = [
     *DOCS,  # they are built in a test
     *GCS,
     *COUNTS,
+    *LLM,
 ]
 
 setup(
@@ -86,6 +88,7 @@ setup(
         "gpu": ["jax[cuda13]>=0.10"],
         "gcs": GCS,  # work directories in buckets, gs://BUCKET/...
         "counts": COUNTS,  # what counting words predicts of votes, beside the raters
+        "llm": LLM,  # a judge behind an HTTP endpoint of the OpenAI protocol
         # Not in the package registry; optional everywhere.
         "t5x": ["t5x @ git+https://github.com/google-research/t5x.git"],
         "notebook": ["jupyterlab>=4.2"],

@@ -155,7 +155,7 @@ def test_the_stages_of_a_chain_parse_with_their_macros(name, tmp_path, monkeypat
         configuration.parse(files, macros=macros, macros_if_known=shared)  # without placeholders
 
 
-@pytest.mark.parametrize("name", [n for n in OURS if n.startswith(("runs/", "tasks/"))])
+@pytest.mark.parametrize("name", [n for n in OURS if n.startswith(("runs/", "tasks/", "judges/"))])
 def test_a_default_stands_in_one_place(name):
     """In the gin file. What a notebook calls by itself has it in the code too: the same one."""
     configuration.parse([name], complete=False)
@@ -174,9 +174,9 @@ def test_a_default_stands_in_one_place(name):
 
 @pytest.mark.parametrize("name", [name for name in OURS if not job_of(name)])
 def test_a_part_is_used(name):
-    """By a file that includes it, or a chain that names it; models are for users."""
+    """By a file that includes it, or a chain that names it; models and judges are for users."""
     users = [other for other in OURS if name in included(other) or f'"{name}"' in text(other)]
-    assert users or name.startswith("models/")
+    assert users or name.startswith(("models/", "judges/"))
 
 
 def test_tldr_has_all_runs_of_mini():

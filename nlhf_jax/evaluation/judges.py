@@ -24,8 +24,8 @@ class Judge(Protocol):
       votes: whether it answers 0 or 1 (to be counted) or with probabilities (to be averaged).
 
     What a judge may have besides: `identity`, a value of JSON that is another one whenever its
-    answers may be others, without which they are not taken from an earlier run; and `both_orders`,
-    see the function of this name.
+    answers may be others, without which they are not taken from an earlier run; `both_orders`, see
+    the function of this name; and `sentence()`, what a report is to say of how it judged.
     """
 
     name: str
@@ -79,7 +79,8 @@ def _checked(judge: Judge, found: Any, shape: tuple[int, ...]) -> np.ndarray:
 class AskedOnce:
     """A judge of a user's, whom the first of a run's processes asks and the others hear of.
 
-    Such as one that is paid for its answers, or that does not always give the same.
+    Such as one that is paid for its answers, or that does not always give the same. It has
+    `both_orders`, `counts` and `sentence` where the judge has (`llm_judge.LLMJudge`).
     """
 
     def __init__(self, judge: Judge):
@@ -89,6 +90,9 @@ class AskedOnce:
         self.both_orders = None
         if getattr(judge, "both_orders", None) is not None:
             self.both_orders = functools.partial(self._from_first, judge.both_orders)  # type: ignore
+        for name in ("counts", "sentence"):
+            if hasattr(judge, name):
+                setattr(self, name, functools.partial(processes.from_first, getattr(judge, name)))
         self.judge = judge
 
     def compare(

@@ -112,7 +112,8 @@ class TournamentResult:
     `prompts_in_split`; `temperature` is that of the samples; `judge_certainty`, in [1/2, 1], is the
     mean probability with which the judge prefers one of two different responses, None of votes.
     `judging` names the one of `raters` that is the judge, None where the judge was not measured.
-    `opinions` are other judges', of the same responses.
+    `opinions` are other judges', of the same responses; `notes` what judges say of how they came to
+    their answers, such as what was paid.
     `trained_against_judge` names the policies whose rater in training was this judge, and
     `training_unknown` those whose checkpoints do not say which rater they had. `length_controlled`
     are the win rates at equal length (`evaluation.length_control`). What a file does not
@@ -136,6 +137,7 @@ class TournamentResult:
     training_unknown: tuple[str, ...] = ()
     judging: str | None = None
     opinions: tuple[Opinion, ...] = ()
+    notes: tuple[str, ...] = ()
     length_controlled: WinRates | None = None
 
     def with_raters(
@@ -202,6 +204,7 @@ class TournamentResult:
             raters=_read_raters(tree.get("raters", ())),
             judging=tree.get("judging"),
             opinions=tuple(map(_read_opinion, tree.get("opinions", ()))),
+            notes=tuple(tree.get("notes", ())),
             meta_game=_read_meta_game(tree.get("meta_game")),
             seed=tree.get("seed"),
             prompts_in_split=tree.get("prompts_in_split"),

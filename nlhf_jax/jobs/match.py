@@ -90,6 +90,11 @@ class Match:
             trained_against_judge=self._who(0, True),
             training_unknown=self._who(0, None),
             opinions=tuple(opinions),
+            notes=tuple(
+                seat.judge.sentence()
+                for seat in self._seats
+                if hasattr(seat.judge, "sentence")
+            ),
         )
 
     def _who(self, seat: int, trained: bool | None) -> tuple[str, ...]:

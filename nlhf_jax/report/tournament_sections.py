@@ -303,7 +303,7 @@ def _how_judged(result: TournamentResult) -> Section:
         sentences.append(
             circles + ". In a cycle each beats the next, so no single score can rank the three."
         )
-    return Section("How it was judged", [Text(sentence) for sentence in sentences])
+    return Section("How it was judged", [Text(text) for text in (*sentences, *result.notes)])
 
 
 def _about_meta_game() -> tuple[str, ...]:
