@@ -70,7 +70,7 @@ def prompt_form(checkpoint):
     return PLAIN
 
 
-def sample(checkpoint, prompts, num_samples, temperature, seed):
+def sample(checkpoint, prompts, num_samples, temperature, seed, **best_of):
     CALLS.append((checkpoint, num_samples, temperature, seed))
     for prompt in prompts:
         yield [f"{prompt} {number}" for number in range(num_samples)]

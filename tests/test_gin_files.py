@@ -103,6 +103,8 @@ def placeholders(data_dir: Path) -> dict:
         "TAU": 0.1,
         "LEARNING_RATE": 1e-3,
         "BATCH_SIZE": 32,
+        "POLICIES": {"one": "policy", "other": "policy"},
+        "EXPLOITED": {"one": ["training", "tournament"]},
     }
 
 

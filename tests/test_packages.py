@@ -42,6 +42,7 @@ ORDER = (
     "api",
     "planning",
     "commands",
+    "options",
     "main",
 )
 

@@ -83,16 +83,8 @@ def play(
     if len(names) < 2:
         raise UserError(f"a tournament needs two players or more, got {', '.join(names) or 'none'}")
 
-    def ask_all(judge: Judge, kept: Judgements | None, before: int) -> np.ndarray:
-        def answer(i: int, j: int) -> np.ndarray:
-            one, other = responses[names[i]], responses[names[j]]
-            if kept is None:
-                return judges.answers(judge, prompts, one, other)
-            return kept.of((names[i], names[j]), prompts, one, other)
-
-        return _judge_all_pairs(len(prompts), len(names), answer, on_pair, before, 1 + len(others))
-
-    scores = ask_all(judge, kept, 0)
+    hearing = _Hearing(prompts, responses, on_pair, 1 + len(others))
+    scores = hearing.scores(judge, kept, 0)
     rates = statistics.win_rates(names, scores, judge.votes, seed)
     against_policies = _scores_against_policies(scores, len(policies))
     means = None if against_policies is None else intervals.bootstrap_means(against_policies, seed)
@@ -125,8 +117,10 @@ def play(
         seed=seed,
         judge_certainty=None if judge.votes else _certainty(scores, different),
         opinions=tuple(
-            _opinion(other, ask_all(other.judge, other, number), scores, different, policies, seed)
-            for number, other in enumerate(others, start=1)
+            _opinion(
+                other, hearing.scores(other.judge, other, n), scores, different, policies, seed
+            )
+            for n, other in enumerate(others, start=1)
         ),
     )
 
@@ -201,23 +195,30 @@ def _check(
             )
 
 
-def _judge_all_pairs(
-    prompts: int,
-    players: int,
-    answer: Callable[[int, int], np.ndarray],
-    on_pair: Callable[[int, int], None] | None,
-    before: int,
-    judges: int,
-) -> np.ndarray:
-    """`[N, K, K]`, 1/2 on the diagonal; `before` of as many `judges` have judged already."""
-    scores = np.full((prompts, players, players), 0.5)
-    pairs = list(itertools.combinations(range(players), 2))
-    for number, (i, j) in enumerate(pairs, start=1):
-        scores[:, i, j] = answer(i, j)
-        scores[:, j, i] = 1 - scores[:, i, j]
-        if on_pair is not None:
-            on_pair(before * len(pairs) + number, judges * len(pairs))
-    return scores
+@dataclasses.dataclass(frozen=True)
+class _Hearing:
+    """What several judges hear one after the other: every pair of players on every prompt."""
+
+    prompts: Sequence[str]
+    responses: Mapping[str, Sequence[str]]
+    on_pair: Callable[[int, int], None] | None
+    judges: int
+
+    def scores(self, judge: Judge, kept: Judgements | None, before: int) -> np.ndarray:
+        """`[N, K, K]`, 1/2 on the diagonal; `before` of the judges have been asked already."""
+        names = list(self.responses)
+        scores = np.full((len(self.prompts), len(names), len(names)), 0.5)
+        pairs = list(itertools.combinations(range(len(names)), 2))
+        for number, (i, j) in enumerate(pairs, start=1):
+            texts = self.prompts, self.responses[names[i]], self.responses[names[j]]
+            if kept is None:
+                scores[:, i, j] = judges.answers(judge, *texts)
+            else:
+                scores[:, i, j] = kept.of((names[i], names[j]), *texts)
+            scores[:, j, i] = 1 - scores[:, i, j]
+            if self.on_pair is not None:
+                self.on_pair(before * len(pairs) + number, self.judges * len(pairs))
+        return scores
 
 
 def _different(responses: Mapping[str, Sequence[str]]) -> np.ndarray:

@@ -210,15 +210,6 @@ def policy(
         )
 
     reference = open_frozen("initial_checkpoint", initial_checkpoint, "policy")
-    start = {}
-    if start_checkpoint is not None:
-        started = open_frozen("start_checkpoint", start_checkpoint, "policy")
-        if started.model.description() != reference.model.description():
-            raise UserError(
-                f"START_CHECKPOINT {start_checkpoint} is not of the network of INITIAL_CHECKPOINT "
-                f"{initial_checkpoint}"
-            )
-        start = {"initial_params": lambda: started.read("float32")}
     wanted = "reward" if opponent is None else "preference"
     sources = _numbered(rater_checkpoint)
     raters = [open_frozen(setting, path, wanted) for setting, path in sources.items()]
@@ -236,11 +227,26 @@ def policy(
         scorer_params=params if several else params[0] if params else {},
         frozen_dtype=frozen_dtype,
         max_response_length=feature_length(setup.feature_lengths, "targets", "a policy"),
-        **start,
+        **_start_at(start_checkpoint, open_frozen, reference),
         **setup.learner(),
     )
     learner.trained_against = lambda: _identities(raters)
     return learner
+
+
+def _start_at(
+    checkpoint: str | None, open_frozen: Callable[[str, str, str], Network], reference: Network
+) -> dict[str, Any]:
+    """What a learner is told to start at another network than the reference, if there is one."""
+    if checkpoint is None:
+        return {}
+    started = open_frozen("start_checkpoint", checkpoint, "policy")
+    if started.model.description() != reference.model.description():
+        raise UserError(
+            f"START_CHECKPOINT {started.stored.path} is of another network than INITIAL_CHECKPOINT "
+            f"{reference.stored.path}"
+        )
+    return {"initial_params": lambda: started.read("float32")}
 
 
 def _numbered(sources: str | Sequence[str] | None) -> dict[str, str]:

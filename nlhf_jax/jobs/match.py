@@ -91,9 +91,7 @@ class Match:
             training_unknown=self._who(0, None),
             opinions=tuple(opinions),
             notes=tuple(
-                seat.judge.sentence()
-                for seat in self._seats
-                if hasattr(seat.judge, "sentence")
+                seat.judge.sentence() for seat in self._seats if hasattr(seat.judge, "sentence")
             ),
         )
 
