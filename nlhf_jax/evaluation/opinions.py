@@ -1,10 +1,12 @@
 """What other judges say of a tournament's responses, beside the one that decides it."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from nlhf_jax.evaluation import intervals
+from nlhf_jax.evaluation.agreement import between
 from nlhf_jax.evaluation.intervals import Estimate
 from nlhf_jax.evaluation.statistics import WinRates
 
@@ -21,7 +23,8 @@ class Opinion:
       gaps: policy -> how much more this judge gives it than the result's judge does, in [-1, 1]:
         the mean over prompts of the difference. Of a policy that was trained against this judge, a
         gap above zero is what its judge alone sees (preference hacking).
-      same_choice: the share of pairs of different texts of which both judges prefer the same.
+      kappa: Cohen's, with the result's judge, over pairs of different texts; None if undefined.
+      agreeing: the share of these of which both prefer the same, or neither.
       trained_against: names of the policies whose rater in training was this judge.
     """
 
@@ -30,7 +33,8 @@ class Opinion:
     win_rates: WinRates
     mean_win_rates: dict[str, Estimate]
     gaps: dict[str, Estimate]
-    same_choice: float | None
+    kappa: Estimate | None
+    agreeing: float | None
     trained_against: tuple[str, ...] = ()
 
 
@@ -40,9 +44,23 @@ def gap(own: np.ndarray, other: np.ndarray, seed: int) -> Estimate:
     return Estimate(*(2 * end - 1 for end in dataclasses.astuple(half)))
 
 
-def same_choice(one: np.ndarray, other: np.ndarray, different: np.ndarray) -> float | None:
-    """Of the pairs above the diagonal, `[N, K, K]`, that are of different texts and that neither
-    judge calls even: the share of which both say the same. None if there are none."""
-    above = np.triu(np.ones(one.shape[1:], bool), k=1)
-    counted = different & above & (one != 0.5) & (other != 0.5)
-    return float(np.mean(((one > 0.5) == (other > 0.5))[counted])) if counted.any() else None
+def agreement(
+    judges: Sequence[np.ndarray], different: np.ndarray, seed: int
+) -> tuple[Estimate | None, float | None]:
+    """Kappa of judges (Cohen's of two, Fleiss' of more), and the share of pairs of equal answers.
+
+    Args:
+      judges: of each, `[N, K, K]`.
+      different: `[N, K, K]` bool: pairs of other texts than these are not counted.
+      seed: of the bootstrap over prompts.
+
+    Returns:
+      None for what is not defined, as where one kind of answer is all there is.
+    """
+    counted = different & np.triu(np.ones(different.shape[1:], bool), k=1)
+    if not counted.any():
+        return None, None
+    answers = np.stack([one[counted] for one in judges])
+    found = between(answers, np.nonzero(counted)[0], seed, both_orders=True)
+    known = np.all(np.isfinite(dataclasses.astuple(found.kappa)))
+    return (found.kappa if known else None), found.agreeing

@@ -330,6 +330,7 @@ def _read_opinion(row: Mapping) -> Opinion:
     }
     rest = {
         "win_rates": _read_win_rates(row["win_rates"]),
+        "kappa": _optional(_read_estimate, row["kappa"]),
         "trained_against": tuple(row["trained_against"]),
     }
     return Opinion(**{**row, **estimates, **rest})

@@ -141,13 +141,15 @@ def _opinion(
         for index, name in enumerate(policies):
             means[name] = intervals.bootstrap_mean(own[:, index], seed)
             gaps[name] = opinions.gap(own[:, index], of_judge[:, index], seed)
+    kappa, agreeing = opinions.agreement([scores, found], different, seed)
     return Opinion(
         judge=other.name,
         votes=bool(other.judge.votes),
         win_rates=statistics.win_rates(players, found, other.judge.votes, seed),
         mean_win_rates=means,
         gaps=gaps,
-        same_choice=opinions.same_choice(found, scores, different),
+        kappa=kappa,
+        agreeing=agreeing,
     )
 
 

@@ -47,13 +47,18 @@ def _opinion_cell(one: Opinion, name: str) -> Cell:
 
 
 def _agreement(result: TournamentResult) -> str:
-    shares = [
-        f"{one.judge} {number(one.same_choice, '.1%')}"
-        + (f" (trained {', '.join(one.trained_against)})" if one.trained_against else "")
-        for one in result.opinions
-    ]
+    said = []
+    for one in result.opinions:
+        text = f"{one.judge} on {number(one.agreeing, '.1%')}"
+        if one.kappa is not None:
+            ends = f"{one.kappa.low:.2f} to {one.kappa.high:.2f}"
+            text += f" (Cohen's kappa {one.kappa.value:.2f}, {ends})"
+        if one.trained_against:
+            text += f", which trained {', '.join(one.trained_against)}"
+        said.append(text)
     players = "players" if REFERENCE in result.win_rates.names else "policies"
     return (
-        f"Of all pairs of different responses of two {players} to one prompt, so many are preferred"
-        f" as the deciding judge prefers them: {'; '.join(shares)}."
+        f"Of the pairs of different responses of two {players} to one prompt, a judge agrees with"
+        f" the deciding one: {'; '.join(said)}. Kappa is 1 for judges who always agree and 0 for"
+        " those who do so as often as by chance."
     )

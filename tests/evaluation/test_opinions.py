@@ -58,7 +58,9 @@ def test_the_gap_is_what_a_policy_s_own_rater_alone_sees(tmp_path):
     np.testing.assert_allclose(opinion.gaps["hacker"].value, 0.2)
     np.testing.assert_allclose(opinion.gaps["writer"].value, -0.1)
     np.testing.assert_allclose(opinion.gaps["short"].value, -0.1)
-    assert opinion.same_choice == 1 / 3  # of writer and short alone
+    assert opinion.agreeing == 1 / 3  # of writer and short alone
+    # By chance half agree, each pair being seen from both sides.
+    np.testing.assert_allclose(opinion.kappa.value, (1 / 3 - 1 / 2) / (1 - 1 / 2))
     np.testing.assert_allclose(opinion.win_rates.between("hacker", "short").value, 0.6)
 
 
