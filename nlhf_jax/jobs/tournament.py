@@ -9,6 +9,7 @@ from etils import epath
 from nlhf_jax.data import json_lines
 from nlhf_jax.data.batches import Examples
 from nlhf_jax.data.datasets import Dataset
+from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation.judges import Judge
 from nlhf_jax.evaluation.results import TournamentResult, warnings
 from nlhf_jax.jobs import run_record
@@ -96,7 +97,11 @@ def evaluate(
     shared = (data, partitioner, feature_lengths, batch_size, seed, compute_dtype, calibrate)
     bench = Bench(*shared)
     first = bench.seat(judge, rater_checkpoint)
-    others = [bench.other_seat(*one) for one in judges.items()]
+    others = [bench.other_seat(*one) for one in judges.items() if one[1] != rater_checkpoint]
+    if first.name in judges:
+        raise UserError(
+            f"JUDGES has '{first.name}', but that is what the judge is called: use another name"
+        )
     progress = Progress(epath.Path(workdir).name, len(players))
     # Before the responses are sampled: a rater that is none is found out at once.
     measured = bench.measure(progress, raters, first, split, counts)
