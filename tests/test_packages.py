@@ -17,6 +17,7 @@ ORDER = (
     "files",
     "locks",
     "metrics",
+    "tracking",
     "sharding",
     "models",
     "optimizers",

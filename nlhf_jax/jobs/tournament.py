@@ -19,10 +19,12 @@ from nlhf_jax.evaluation.results import warnings
 from nlhf_jax.evaluation.tournament import Player, play
 from nlhf_jax.jobs import run_record
 from nlhf_jax.jobs.judging import Bench, Source, compiled
+from nlhf_jax.jobs.tracked import track_tournament
 from nlhf_jax.metrics import Progress
 from nlhf_jax.models.language_model import LanguageModel, response_mask, token_log_probs
 from nlhf_jax.rollout import sample_responses
 from nlhf_jax.sharding import Partitioner
+from nlhf_jax.tracking import requested
 
 
 def evaluate(
@@ -43,6 +45,8 @@ def evaluate(
     judge: Judge | None = None,
     counts: bool | None = None,
     calibrate: bool | None = None,
+    tracking: str | None = None,
+    tracking_project: str | None = None,
 ) -> None:
     """A tournament of policies on the same prompts; writes `workdir/tournament.json`.
 
@@ -72,10 +76,14 @@ def evaluate(
         to the votes of the split "train"; left out, and said so, without scikit-learn.
       calibrate: divide the log-odds of raters, of the judge too if it is a checkpoint, by the
         temperature that fits the votes of the split "validation" best (`evaluation.calibration`).
+      tracking: "wandb" or "mlflow": where figures and samples go too; None for nowhere.
+      tracking_project: the project there, of MLflow the experiment.
 
     Raises:
       UserError: a checkpoint or data that cannot be used, or no judge.
     """
+    settings = {"seed": seed, "split": split, "temperature": temperature, "players": dict(players)}
+    tracked = requested(tracking, tracking_project, settings)
     opened = run_record.Opened()  # what they mean now: other steps may be saved while they play
     players = {name: opened.path(source) for name, source in players.items()}
     raters = {name: _opened(opened, source) for name, source in (raters or {}).items()}
@@ -112,6 +120,7 @@ def evaluate(
     )
     result.save(epath.Path(workdir) / "tournament.json")
     opened.write(workdir)
+    track_tournament(tracked, workdir, result)
     for warning in warnings(result):
         progress.message(f"warning: {warning}")
     progress.close()
