@@ -13,6 +13,7 @@ GCS = [
 ]
 COUNTS = ["scikit-learn>=1.5"]
 LLM = ["httpx>=0.27", "tenacity>=9"]
+TRACKING = {"wandb": ["wandb>=0.25"], "mlflow": ["mlflow>=3.1"]}
 DOCS = ["sphinx>=8", "myst-parser>=4"]
 TEST = [
     "pytest>=8",
@@ -28,6 +29,9 @@ TEST = [
     "playwright>=1.49",  # drives the system's Chromium, see tests/browser.py
     "axe-playwright-python>=0.1.8",  # has axe-core in it
     "statsmodels>=0.14",  # the kappas of judges
+    "evalica>=0.4",  # its Bradley-Terry scores are ours
+    "open_spiel>=2.0",  # its alpha-rank, which imports the next one, is ours
+    "networkx>=3.4",
     "dill>=0.3",  # tfds.testing imports these two
     "importlib_resources>=6",
     "ruff>=0.15",
@@ -36,6 +40,8 @@ TEST = [
     *GCS,
     *COUNTS,
     *LLM,
+    *TRACKING["wandb"],  # what they store is read back
+    *TRACKING["mlflow"],
 ]
 
 setup(
@@ -87,6 +93,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10"],
         "gpu": ["jax[cuda13]>=0.10"],
         "gcs": GCS,  # work directories in buckets, gs://BUCKET/...
+        **TRACKING,  # where metrics, samples and reports go too, if a run asks for it
         "counts": COUNTS,  # what counting words predicts of votes, beside the raters
         "llm": LLM,  # a judge behind an HTTP endpoint of the OpenAI protocol
         # Not in the package registry; optional everywhere.

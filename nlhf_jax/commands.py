@@ -171,10 +171,13 @@ def sample(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     from nlhf_jax.files import check_writable
+    from nlhf_jax.jobs.tracked import send_report
     from nlhf_jax.report.writing import write_report
 
     check_writable(options.workdir, "--workdir")
-    print(write_report(options.workdir))
+    path = write_report(options.workdir)
+    print(path)
+    send_report(options.workdir, path)
 
 
 def convert(options: argparse.Namespace) -> None:

@@ -21,8 +21,9 @@ from nlhf_jax.errors import UserError
 from nlhf_jax.files import write_json
 from nlhf_jax.guards import SLOWER, SPLIT, Guards, TrainingDiverged, Watch, not_finite
 from nlhf_jax.interruption import Preempted, Stopped, StopSignal
-from nlhf_jax.metrics import MetricWriter, Progress, RunningMeans, duration
+from nlhf_jax.metrics import Progress, RunningMeans, duration
 from nlhf_jax.patience import Patience
+from nlhf_jax.tracking import Tracking, open_writer
 
 TIMING_FILE = "timing.json"
 Batch = Mapping[str, np.ndarray]
@@ -52,6 +53,7 @@ def training_loop(
     patience: int | None = None,
     data_metrics: Mapping[str, float] | None = None,
     guards: Guards | None = None,
+    tracking: Tracking | None = None,
 ) -> Any:
     """Trains `learner` until `steps` steps are done, or continues from the latest checkpoint.
 
@@ -73,6 +75,7 @@ def training_loop(
         for never.
       data_metrics: numbers about the data (examples, texts cut), written once.
       guards: what is watched; None for nothing but numbers that are not finite.
+      tracking: where metrics go too, as in `tracking.requested`.
 
     Returns:
       The final state.
@@ -96,7 +99,7 @@ def training_loop(
         if not (run.goes_on(step) or run.owes_evaluation):
             run.end_again(step)
             return state
-        run.open_metrics(step, data_metrics)
+        run.open_metrics(step, data_metrics, tracking)
         stop = stack.enter_context(StopSignal())
         evaluation = run.make_up_for_evaluation(step, state, eval_batches, stop)
         if run.goes_on(step):
@@ -190,10 +193,11 @@ class _Run:
         """Whether there is another step after this one."""
         return step < self._steps and not self._patience.is_over
 
-    def open_metrics(self, first_step: int, data_metrics: Mapping[str, float] | None) -> None:
-        self._writer = MetricWriter(
-            self._workdir, first_step, again="validation" if self.owes_evaluation else None
-        )
+    def open_metrics(
+        self, first_step: int, data_metrics: Mapping[str, float] | None, tracking: Tracking | None
+    ) -> None:
+        again = "validation" if self.owes_evaluation else None
+        self._writer = open_writer(self._workdir, first_step, again, tracking)
         self._stack.callback(self._writer.close)
         if first_step:
             self.progress.message(f"continues at step {first_step} of {self._steps}")

@@ -18,6 +18,7 @@ ORDER = (
     "files",
     "locks",
     "metrics",
+    "tracking",
     "sharding",
     "models",
     "optimizers",

@@ -25,6 +25,7 @@ import importlib
 import json
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +51,8 @@ from nlhf_jax.metrics import duration
 REPORT = "report.html"  # in the chain's directory
 _TIMES = "stages.json"  # beside it: seconds per stage; a timing.json would be a training's
 _MARKER = "stage.json"
+# Where numbers are sent decides nothing of what a stage computes.
+_SENT_TO = re.compile(r"^(\S+\.tracking(_project)?|TRACKING(_PROJECT)?) = .*\n", re.MULTILINE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +204,7 @@ def _plan(
             raise UserError(
                 f"stage {stage.name!r} uses {REFERENCE}{name}, but no stage before it is called so"
             )
-    config = configuration.text()
+    config = _SENT_TO.sub("", configuration.text())
     content = [stage.job, config, *(before[name].fingerprint for name in builds_on)]
     fingerprint = hashlib.sha256("\0".join(content).encode()).hexdigest()
     return _Plan(stage, config, fingerprint, tuple(builds_on))
@@ -239,6 +242,7 @@ def _run_stage(
     if stage.job == "report":
         if processes.is_first():
             function(workdir)
+            _send_report(workdir)
     else:
         _parse_configuration(stage, overrides, search_paths)
         configuration.replace_strings(
@@ -259,6 +263,13 @@ def _run_stage(
 def _job_function(job: str) -> Callable[..., Any]:
     module, function = JOBS[job].split(":")
     return getattr(importlib.import_module(module), function)
+
+
+def _send_report(workdir: epath.Path) -> None:
+    from nlhf_jax.jobs.tracked import send_report
+
+    if (workdir / REPORT).exists():
+        send_report(workdir, workdir / REPORT)
 
 
 def _forget_programs() -> None:

@@ -44,6 +44,8 @@ FREE = frozenset(
         "jobs.train.eval_period",
         "jobs.train.checkpoint_period",
         "jobs.train.keep_checkpoints",
+        "jobs.train.tracking",
+        "jobs.train.tracking_project",
         # Where it ends if it goes wrong.
         "jobs.train.guards",
         # How long it is.

@@ -16,9 +16,11 @@ from nlhf_jax.jobs import run_record
 from nlhf_jax.jobs.judging import Bench, Source
 from nlhf_jax.jobs.match import RESULT, Match
 from nlhf_jax.jobs.responding import Respondents, entry_of
+from nlhf_jax.jobs.tracked import track_tournament
 from nlhf_jax.jobs.watching import follow
 from nlhf_jax.metrics import Progress
 from nlhf_jax.sharding import Partitioner
+from nlhf_jax.tracking import requested
 
 
 def evaluate(
@@ -42,6 +44,8 @@ def evaluate(
     judges: Mapping[str, Source | Judge] | None = None,
     watch: str | None = None,
     watch_seconds: float = 5.0,
+    tracking: str | None = None,
+    tracking_project: str | None = None,
 ) -> None:
     """A tournament of policies on the same prompts; writes `workdir/tournament.json`.
 
@@ -81,10 +85,14 @@ def evaluate(
       watch: work directory of a training, each of whose checkpoints plays against `players`, one
         after the other as they come; see `jobs.watching`.
       watch_seconds: between two looks.
+      tracking: "wandb" or "mlflow": where figures and samples go too; None for nowhere.
+      tracking_project: the project there, of MLflow the experiment.
 
     Raises:
       UserError: a checkpoint or data that cannot be used, or no judge.
     """
+    settings = {"seed": seed, "split": split, "temperature": temperature, "players": dict(players)}
+    tracked = requested(tracking, tracking_project, settings)
     opened = run_record.Opened()  # what they mean now: other steps may be saved while they play
     entries = {name: entry_of(name, one, opened.path) for name, one in players.items()}
     raters = {name: _opened(opened, source) for name, source in (raters or {}).items()}
@@ -109,10 +117,11 @@ def evaluate(
     respondents = Respondents(bench, examples, reference, temperature, workdir)
     match = Match(workdir, examples, respondents, (first, *others), progress, seed)
 
-    def result() -> TournamentResult:
+    def result(step: int = 0) -> TournamentResult:
         found = match.decide().with_raters(*measured)
         found = dataclasses.replace(found, prompts_in_split=in_split, temperature=temperature)
         found.save(epath.Path(workdir) / RESULT)
+        track_tournament(tracked, workdir, found, step)
         return found
 
     opened.write(workdir)

@@ -19,6 +19,7 @@ from nlhf_jax.jobs import builders, run_record
 from nlhf_jax.learners.learner import Learner
 from nlhf_jax.raters import KINDS
 from nlhf_jax.sharding import Partitioner
+from nlhf_jax.tracking import requested
 from nlhf_jax.train import training_loop
 
 # The seqio task that each kind of learner trains on.
@@ -146,6 +147,8 @@ def train(
     easy_pairs: EasyPairs | None = None,
     accept_changes: bool = False,
     configured: Configured | None = None,
+    tracking: str | None = None,
+    tracking_project: str | None = None,
 ) -> None:
     """Trains one learner in `workdir`, or continues there.
 
@@ -175,12 +178,15 @@ def train(
         them; None for none. Nothing is measured on them.
       accept_changes: continue a run that was begun with other settings or data, and record that.
       configured: the configuration, if there is one; it is written here.
+      tracking: "wandb" or "mlflow": where metrics go beside TensorBoard; None for nowhere.
+      tracking_project: the project there, of MLflow the experiment.
 
     Raises:
       UserError: settings, data or checkpoints that cannot be used, or not those that the run in
         `workdir` was begun with.
     """
     settings = _settings(configured, locals())
+    tracked = requested(tracking, tracking_project, _by_macro(settings))
     _check_sizes(train_steps, batch_size, microbatches, partitioner)
     setup = builders.Setup(data, dict(feature_lengths), partitioner, optimizer, seed, microbatches)
     setup = setup.of_run(workdir)
@@ -207,6 +213,7 @@ def train(
         patience=patience,
         data_metrics=read.metrics,
         guards=guards,
+        tracking=tracked,
     )
 
 
@@ -217,6 +224,11 @@ def _settings(configured: Configured | None, arguments: Mapping[str, Any]) -> Se
     plain = (bool, int, float, str, Mapping, type(None))
     named = {f"jobs.train.{name}": v for name, v in arguments.items() if isinstance(v, plain)}
     return Settings({name: v for name, v in named.items() if name not in run_record.FREE})
+
+
+def _by_macro(settings: Settings) -> dict[str, Any]:
+    """Values by the macros that they come from; by their own names where they come from none."""
+    return {settings.macros.get(n, n): v for n, v in (settings.values | settings.free).items()}
 
 
 def _describe(

@@ -28,7 +28,7 @@ _NAP = 0.25  # seconds between looks at whether a signal has come
 
 
 def follow(
-    watch: str, match: Match, result: Callable[[], TournamentResult], seconds: float
+    watch: str, match: Match, result: Callable[[int], TournamentResult], seconds: float
 ) -> None:
     """Lets the checkpoints play until the training has ended.
 
@@ -38,7 +38,7 @@ def follow(
     Args:
       watch: the training's work directory, which need not be there yet.
       match: with the panel in it.
-      result: plays the match and saves what comes of it.
+      result: plays the match and saves what comes of it, by the checkpoint's step.
       seconds: between two looks.
 
     Raises:
@@ -61,7 +61,7 @@ def follow(
                     raise
                 match.progress.message(f"{player} was deleted before its turn ({error})")
                 continue
-            found = result()
+            found = result(step)
             metrics.write(step, SPLIT, measures(found, player))
             if processes.is_first():
                 write_report(match.workdir)

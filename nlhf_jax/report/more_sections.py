@@ -69,7 +69,7 @@ def other_measures(result: TournamentResult) -> Section | None:
 
 
 def _measures(player: PlayerSummary, standing: Standing | None) -> list[Cell]:
-    rating = standing and standing.bradley_terry
+    rating = None if standing is None else standing.bradley_terry
     text = player.text
     shares = (
         (NOTHING,) * 4
@@ -88,8 +88,8 @@ def _measures(player: PlayerSummary, standing: Standing | None) -> list[Cell]:
         Cell(f"{rating.value:+.2f}", f"{rating.low:+.2f} to {rating.high:+.2f}")
         if rating
         else Cell(NOTHING),
-        estimate_cell(standing.alpha_rank if standing else None),
-        estimate_cell(standing.nash if standing else None),
+        estimate_cell(None if standing is None else standing.alpha_rank),
+        estimate_cell(None if standing is None else standing.nash),
         *map(Cell, shares),
     ]
 

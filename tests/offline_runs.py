@@ -1,0 +1,64 @@
+"""What Weights & Biases and MLflow have stored without a server, read back."""
+
+import collections
+import json
+import struct
+from pathlib import Path
+
+_BLOCK = 32768
+
+
+def wandb_rows(place: Path) -> tuple[list[dict], dict]:
+    """All rows of history of a directory's runs, oldest run first, and the settings of the first.
+
+    A run's file is a LevelDB log of their own protocol buffers, which its Go program wrote.
+    """
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    rows, config = [], {}
+    for path in sorted(place.glob("wandb/offline-run-*/*.wandb")):
+        for content in _records(path.read_bytes()):
+            record = Record.FromString(content)
+            kind = record.WhichOneof("record_type")
+            if kind == "history":
+                items = record.history.item
+                rows.append(
+                    {
+                        item.key or "/".join(item.nested_key): json.loads(item.value_json)
+                        for item in items
+                    }
+                )
+            if kind == "run":
+                new = {item.key: json.loads(item.value_json) for item in record.run.config.update}
+                config = config or new
+    return rows, config
+
+
+def _records(content: bytes):
+    """The records of a LevelDB log, after the seven bytes that say that it is one of theirs."""
+    place, parts = 7, b""
+    while place + 7 <= len(content):
+        if _BLOCK - place % _BLOCK < 7:
+            place += _BLOCK - place % _BLOCK
+        _, length, kind = struct.unpack("<IHB", content[place : place + 7])
+        parts += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield parts
+            parts = b""
+
+
+def steps(rows: list[dict], split: str) -> list[int]:
+    return [row["step"] for row in rows if any(name.startswith(f"{split}/") for name in row)]
+
+
+def mlflow_metrics(run_id: str) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) of each metric of a run, as its own client gives them."""
+    import mlflow
+
+    client = mlflow.MlflowClient()
+    found = collections.defaultdict(list)
+    for name in client.get_run(run_id).data.metrics:
+        for metric in client.get_metric_history(run_id, name):
+            found[name].append((metric.step, metric.value))
+    return dict(found)
