@@ -330,8 +330,7 @@ def _agreement(answers: np.ndarray, rows: np.ndarray, seed: int) -> str:
         else f"{kappa.value:.2f} ({kappa.low:.2f} to {kappa.high:.2f})"
     )
     return (
-        f"{one.name} {says}; {one.agreeing:.1%} the same, on"
-        f" {_many(one.comparisons, 'comparison')}"
+        f"{one.name} {says}; {one.agreeing:.1%} the same, on {_many(one.comparisons, 'comparison')}"
     )
 
 
