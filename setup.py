@@ -86,7 +86,7 @@ setup(
         "tensorboard>=2.20",
         "matplotlib>=3.9",
         "rouge-score>=0.1.2",
-        "jinja2>=3.1",  # the report's page
+        "jinja2>=3.1",  # the report's page, and raters'
         "chex>=0.1.86",  # shapes asserted at the doors of the losses
     ],
     extras_require={

@@ -224,17 +224,12 @@ def _report_parser() -> _Parser:
 def _sheet_parser() -> _Parser:
     what = (
         "Makes a page and a table on which people say which of two responses is better without\n"
-        "knowing whose they are, and reads what they answered, JSON or CSV."
+        "knowing whose they are, of lines with prompt, completion; and reads what they answered."
     )
     parser = _Parser("sheet", what, commands.sheet)
     add = parser.add_argument
     add("action", choices=("make", "read"))
-    add(
-        "files",
-        nargs="+",
-        metavar="FILE",
-        help="to make: NAME:FILE, with prompt, completion; else answers",
-    )
+    add("files", nargs="+", metavar="FILE", help="to make: NAME:FILE of a player; else answers")
     add("--output", metavar="PATH", help="to make: a directory; to read: preferences, JSON lines")
     add("--pairs", type=int, metavar="N", help="to make: how many comparisons at most")
     add("--seed", type=int, metavar="N", help="to make: of all draws (0)")

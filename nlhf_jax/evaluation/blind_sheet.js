@@ -101,7 +101,7 @@ function choose(answer) {
   const number = here + 1;
   change(new Map(answers).set(items[here].id, answer));
   const next = unanswered();
-  say(next < 0 ? "All are answered: save them and send the file." : `Comparison ${number}: ${words[answer]}.`);
+  say(next < 0 ? "All are answered: save them now." : `Comparison ${number}: ${words[answer]}.`);
   go(next < 0 ? here : next);
 }
 

@@ -306,14 +306,14 @@ def read_key(path: str | os.PathLike) -> Sheet:
             raise ValueError(f"wanted the {KEY} of a sheet, met {shown(found)}")
         rows = tuple(Row(text(row, "prompt"), tuple(row["responses"])) for row in found["rows"])
         items = tuple(
-            Item(text(item, "id"), int(item["row"]), (int(first), int(second)))
+            Item(text(item, "id"), _whole(item["row"]), (_whole(first), _whole(second)))
             for item in found["items"]
             for first, second in [item["players"]]
         )
         sheet = Sheet(
             text(found, "id"),
             text(found, "question"),
-            int(found["seed"]),
+            _whole(found["seed"]),
             tuple(found["players"]),
             rows,
             items,
@@ -323,6 +323,12 @@ def read_key(path: str | os.PathLike) -> Sheet:
         what = f"{error}" if isinstance(error, ValueError) else "it is damaged"
         raise UserError(f"{path}: {what}") from None
     return sheet
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int):
+        raise ValueError("it is damaged")
+    return value
 
 
 def _check(sheet: Sheet) -> None:

@@ -221,9 +221,16 @@ def test_where_the_browser_keeps_nothing_it_is_said_and_all_else_works(
     open_page, sheet, path, tmp_path, script
 ):
     page = open_page(path, script=script)
+    asked = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.accept()))
     assert "save your answers before you close" in page.locator("#notice").text_content()
+    page.keyboard.press("1")
+    page.reload()
+    assert (asked, progress(page)) == (["beforeunload"], "0 of 12 answered")
     answer(page, sheet, planned(sheet))
     assert read(save(page, "#save-json", tmp_path), sheet)[1] == planned(sheet)
+    page.reload()
+    assert asked == ["beforeunload"]
 
 
 def test_what_another_program_left_in_the_store_is_no_answer(open_page, sheet, path):
