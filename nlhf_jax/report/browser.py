@@ -1,14 +1,16 @@
 """Every response of a tournament, packed into the page for its sample browser (`browser.js`).
 
-The packed form is a JSON object, deflated (zlib's format) and in base64:
-  players   K names
-  numbers   [N] of each prompt its number in the tournament, from 1
-  samples   [N] of each prompt [prompt, [references], [K shown], [K texts]]: `shown` are the pieces
-            joined, `texts` what was judged, null where it is the same
-  cuts      [N][K] strings, a character a token: 48 + its length in code points
-  ratios    [N][K] strings, a character a token: RATIO_ZERO + its log ratio in steps of RATIO_STEP
-  judges    names
-  orders    [judges][K * K] strings, a character a prompt: P_ZERO + 1000 P; empty on the diagonal
+The packed form is a JSON object, deflated (zlib's format) and in base64::
+
+    players   K names
+    numbers   [N] of each prompt its number in the tournament, from 1
+    samples   [N] of each prompt [prompt, [references], [K shown], [K texts]]: shown are the pieces
+              joined, texts what was judged, null where it is the same
+    cuts      [N][K] strings, a character a token: 48 + its length in code points
+    ratios    [N][K] strings, a character a token: RATIO_ZERO + its log ratio in RATIO_STEPs
+    judges    names
+    orders    [judges][K * K] strings, a character a prompt: P_ZERO + 1000 P; empty where i = j
+
 A number that is not known is UNKNOWN.
 """
 
