@@ -71,7 +71,7 @@ class Browser {
   open() {
     const fragment = location.hash.slice(1), given = new URLSearchParams(fragment);
     const meant = (given.get("sample") || given.get("a")) && (given.get("in") ?? "") === this.name;
-    if (meant || this.shown === undefined) this.show(this.read(meant ? fragment : ""));
+    if (meant || !fragment || this.shown === undefined) this.show(this.read(meant ? fragment : ""));
     if (meant) this.reveal();
   }
   reveal() {

@@ -210,6 +210,10 @@ def test_a_view_is_its_link_and_back_and_forward_walk_through_samples(open_page,
 
 def test_a_link_keeps_search_filter_judge_and_sorting(open_page, path):
     page = ready(open_page(path))
+    page.locator(".list a").nth(4).click()
+    arrived(page, 5)
+    page.go_back()  # to the page without a fragment
+    arrived(page, 1)
     control(page, "q").fill("a")
     control(page, "judge").select_option(browsing.JUDGES[1])
     control(page, "show").select_option("b")
