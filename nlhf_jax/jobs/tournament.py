@@ -82,8 +82,7 @@ def evaluate(
     Raises:
       UserError: a checkpoint or data that cannot be used, or no judge.
     """
-    settings = {"seed": seed, "split": split, "temperature": temperature, "players": dict(players)}
-    tracked = requested(tracking, tracking_project, settings)
+    tracked = requested(tracking, tracking_project, {"seed": seed, "players": [*players]})
     opened = run_record.Opened()  # what they mean now: other steps may be saved while they play
     players = {name: opened.path(source) for name, source in players.items()}
     raters = {name: _opened(opened, source) for name, source in (raters or {}).items()}
