@@ -88,8 +88,7 @@ def evaluate(
     raters = {name: _opened(opened, source) for name, source in (raters or {}).items()}
     reference = opened.path(reference)
     rater_checkpoint = rater_checkpoint and _opened(opened, rater_checkpoint)
-    shared = (data, partitioner, feature_lengths, batch_size, seed, compute_dtype, calibrate)
-    hall = _Hall(*shared)
+    hall = _Hall(data, partitioner, feature_lengths, batch_size, seed, compute_dtype, calibrate)
     judge, asked = hall.choose(judge, rater_checkpoint)
     progress = Progress(epath.Path(workdir).name, len(players))
     # Before the responses are sampled: a rater that is none is found out at once.
