@@ -102,13 +102,8 @@ def evaluate(
         known = [rater.is_rater_of(network) for rater in asked]
         trained[name] = any(known) or (None if None in known else False)
         progress.message(f"{name} has written {len(prompts)} responses")
-    result = play(
-        prompts,
-        entries,
-        judge,
-        references=references if references and all(references) else None,
-        seed=seed,
-    )
+    complete = references if references and all(references) else None
+    result = play(prompts, entries, judge, references=complete, seed=seed)
     result = dataclasses.replace(
         result.with_raters(*measured),
         prompts_in_split=in_split,
