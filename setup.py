@@ -13,7 +13,7 @@ GCS = [
 ]
 COUNTS = ["scikit-learn>=1.5"]
 LLM = ["httpx>=0.27", "tenacity>=9"]
-TRACKING = {"wandb": ["wandb>=0.25"], "mlflow": ["mlflow>=3.1"]}
+TRACKING = {"wandb": ["wandb>=0.25"], "mlflow": ["mlflow-skinny>=3.1"]}
 DOCS = ["sphinx>=8", "myst-parser>=4"]
 TEST = [
     "pytest>=8",

@@ -202,7 +202,7 @@ class Tracker:
 
 
 def read_record(directory: epath.Path) -> dict[str, Any] | None:
-    """What `tracking.json` says: kind, project, id, how many rows were sent, the last step of each split."""
+    """What `tracking.json` says: where to, id, how many rows, and the last step of each split."""
     path = directory / FILE_NAME
     if not path.exists():
         return None

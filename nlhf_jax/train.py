@@ -117,9 +117,8 @@ def training_loop(
             if is_due(step, log_period):
                 run.log(step)
             save = run.can_save(step, is_due(step, checkpoint_period))
-            evaluation = {}
-            if is_due(step, eval_period) or (save and best_metric is not None):
-                evaluation = run.evaluate(step, state, eval_batches, stop)
+            evaluate = is_due(step, eval_period) or (save and best_metric is not None)
+            evaluation = run.evaluate(step, state, eval_batches, stop) if evaluate else {}
             stopped = stop.agreed()
             if save or not run.goes_on(step) or (stopped and not run.doubts_state()):
                 run.save(step, state, evaluation)

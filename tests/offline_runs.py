@@ -8,15 +8,15 @@ from pathlib import Path
 _BLOCK = 32768
 
 
-def wandb_rows(place: Path) -> tuple[list[dict], dict]:
-    """All rows of history of a directory's runs, oldest run first, and the settings of the first.
+def wandb_rows(place: Path, run_id: str) -> tuple[list[dict], dict]:
+    """All rows of a run's history, of the oldest attempt first, and the settings of that.
 
     A run's file is a LevelDB log of their own protocol buffers, which its Go program wrote.
     """
     from wandb.proto.wandb_internal_pb2 import Record
 
     rows, config = [], {}
-    for path in sorted(place.glob("wandb/offline-run-*/*.wandb")):
+    for path in sorted(place.glob(f"wandb/offline-run-*/run-{run_id}.wandb")):
         for content in _records(path.read_bytes()):
             record = Record.FromString(content)
             kind = record.WhichOneof("record_type")
@@ -46,10 +46,6 @@ def _records(content: bytes):
         if kind in (1, 4):  # whole, or the last part
             yield parts
             parts = b""
-
-
-def steps(rows: list[dict], split: str) -> list[int]:
-    return [row["step"] for row in rows if any(name.startswith(f"{split}/") for name in row)]
 
 
 def mlflow_metrics(run_id: str) -> dict[str, list[tuple[int, float]]]:

@@ -13,7 +13,7 @@ from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation.judges import Judge
 from nlhf_jax.evaluation.results import TournamentResult, warnings
 from nlhf_jax.jobs import run_record
-from nlhf_jax.jobs.judging import Bench, Source
+from nlhf_jax.jobs.judging import Bench, Seat, Source
 from nlhf_jax.jobs.match import RESULT, Match
 from nlhf_jax.jobs.responding import Respondents, entry_of
 from nlhf_jax.jobs.tracked import track_tournament
@@ -91,31 +91,20 @@ def evaluate(
     Raises:
       UserError: a checkpoint or data that cannot be used, or no judge.
     """
-    settings = {"seed": seed, "split": split, "temperature": temperature, "players": dict(players)}
-    tracked = requested(tracking, tracking_project, settings)
+    tracked = requested(tracking, tracking_project, {"seed": seed, "players": [*players]})
     opened = run_record.Opened()  # what they mean now: other steps may be saved while they play
     entries = {name: entry_of(name, one, opened.path) for name, one in players.items()}
     raters = {name: _opened(opened, source) for name, source in (raters or {}).items()}
     reference = opened.path(reference)
     rater_checkpoint = rater_checkpoint and _opened(opened, rater_checkpoint)
-    judges = {
-        name: _opened(opened, one) if isinstance(one, str | list | tuple) else one
-        for name, one in (judges or {}).items()
-    }
-    shared = (data, partitioner, feature_lengths, batch_size, seed, compute_dtype, calibrate)
-    bench = Bench(*shared)
-    first = bench.seat(judge, rater_checkpoint)
-    others = [bench.other_seat(*one) for one in judges.items() if one[1] != rater_checkpoint]
-    if first.name in judges:
-        raise UserError(
-            f"JUDGES has '{first.name}', but that is what the judge is called: use another name"
-        )
+    bench = Bench(data, partitioner, feature_lengths, batch_size, seed, compute_dtype, calibrate)
+    seats = _seats(bench, judge, rater_checkpoint, judges or {}, opened)
     progress = Progress(epath.Path(workdir).name, len(players))
     # Before the responses are sampled: a rater that is none is found out at once.
-    measured = bench.measure(progress, raters, first, split, counts)
+    measured = bench.measure(progress, raters, seats[0], split, counts)
     examples, in_split = drawn_prompts(bench, progress, split, num_prompts)
     respondents = Respondents(bench, examples, reference, temperature, workdir)
-    match = Match(workdir, examples, respondents, (first, *others), progress, seed)
+    match = Match(workdir, examples, respondents, seats, progress, seed)
 
     def result(step: int = 0) -> TournamentResult:
         found = match.decide().with_raters(*measured)
@@ -134,6 +123,28 @@ def evaluate(
         for warning in warnings(result()):
             progress.message(f"warning: {warning}")
     progress.close()
+
+
+def _seats(
+    bench: Bench,
+    judge: Judge | None,
+    rater_checkpoint: Source | None,
+    others: Mapping[str, Source | Judge],
+    opened: run_record.Opened,
+) -> list[Seat]:
+    """Of the judge who decides, and of the others but those who are that one."""
+    seats = [bench.seat(judge, rater_checkpoint)]
+    for name, one in others.items():
+        if isinstance(one, str | list | tuple):
+            one = _opened(opened, one)
+        if one == rater_checkpoint:
+            continue
+        if name == seats[0].name:
+            raise UserError(
+                f"JUDGES has '{name}', but that is what the judge is called: use another name"
+            )
+        seats.append(bench.other_seat(name, one))
+    return seats
 
 
 def _opened(opened: run_record.Opened, source: Source) -> Source:
