@@ -194,8 +194,8 @@ class Client:
 
 def _wait(backoff: float) -> Callable[[tenacity.RetryCallState], float]:
     """Exponential with jitter, and never shorter than the server asks for."""
-    doubling = tenacity.wait_exponential(multiplier=backoff, max=_LONGEST_WAIT)
-    growing = doubling + tenacity.wait_random(0, backoff)
+    doubled = tenacity.wait_exponential(multiplier=backoff, max=_LONGEST_WAIT)
+    growing = doubled + tenacity.wait_random(0, backoff)
 
     def wait(state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None

@@ -163,10 +163,11 @@ class LLMJudge:
             asking = portal.start_task_soon(self._ask_all, questions, stop)
             try:
                 return asking.result()
-            except KeyboardInterrupt:
-                portal.call(stop.set)
-                with contextlib.suppress(TimeoutError, UserError):
-                    asking.result(timeout=_GRACE)
+            except BaseException:
+                if not asking.done():  # Ctrl-C, or what else a signal raises here
+                    portal.call(stop.set)
+                    with contextlib.suppress(TimeoutError, UserError):
+                        asking.result(timeout=_GRACE)
                 raise
 
     async def _ask_all(
@@ -227,8 +228,7 @@ class LLMJudge:
 
     async def _paid(self, body: Mapping[str, Any]) -> Reply:
         """The reply to a request: that which is kept, or a new one, which then is."""
-        decides = {"url": self._client.url, "body": body, "answer": self._prompt.answer}
-        question = key(decides)
+        question = key({"url": self._client.url, "body": body} | self._prompt.reads)
         reply = self._replies.find(question)
         if reply is None:
             try:

@@ -94,6 +94,11 @@ class Prompt:
             "." if answer else " and nothing else."
         )
 
+    @property
+    def reads(self) -> dict[str, Any]:
+        """What decides which part of an answer is the label, as JSON."""
+        return {"answer": self.answer, "labels": list(self.labels)}
+
     def question(self, prompt: str, first: str, second: str) -> str:
         """The question; what stands in the texts themselves is never taken for a place."""
         texts = {"prompt": prompt, "first": first, "second": second}

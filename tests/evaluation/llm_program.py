@@ -1,5 +1,6 @@
 """Asks an LLM judge about many comparisons, to be killed: URL CACHE NUMBER."""
 
+import signal
 import sys
 
 import numpy as np
@@ -28,6 +29,7 @@ def comparisons(number: int) -> tuple[list[str], list[str], list[str]]:
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what `&` starts
     url, cache, number = sys.argv[1:]
     judge = LLMJudge(url=url, cache=cache, **SETTINGS)
     print("asks", flush=True)

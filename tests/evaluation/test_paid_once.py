@@ -24,7 +24,7 @@ REPLIES = st.builds(
 @given(replies=st.lists(REPLIES, min_size=1, max_size=3))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 def test_what_is_kept_is_found_by_another_run(tmp_path, replies):
-    path = tmp_path / key({"replies": repr(replies)})
+    path = tmp_path / str(len(list(tmp_path.iterdir())))  # an example may come again
     cache = PaidOnce(path)
     for number, reply in enumerate(replies):
         assert cache.find(str(number)) is None
