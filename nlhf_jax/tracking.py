@@ -131,16 +131,22 @@ class Tracker:
             self.write(step, split, values)
             self._sent_before[split] = max(step, self._sent_before.get(split, -1))
 
-    def write(self, step: int, split: str, metrics: Mapping[str, float]) -> None:
-        """The metrics of a split at a step; not if an earlier attempt has sent them."""
-        if self._thread is None or step <= self._sent_before.get(split, -1):
+    def write(
+        self, step: int, split: str, metrics: Mapping[str, float], known_as: str | None = None
+    ) -> None:
+        """The metrics of a split at a step; not if an earlier attempt has sent them.
+
+        Of that the split tells, or in its place `known_as`, for what may come out differently.
+        """
+        known = split if known_as is None else known_as
+        if self._thread is None or step <= self._sent_before.get(known, -1):
             return
         values = {f"{split}/{name}": float(value) for name, value in metrics.items()}
 
         def send(store: _Store) -> None:
             # Noted before: a kill in between loses a line there, where it would double it.
             sent = self._record["sent"]
-            sent[split] = max(step, sent.get(split, -1))
+            sent[known] = max(step, sent.get(known, -1))
             self._note()
             store.scalars(step, values)
 

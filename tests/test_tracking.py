@@ -15,7 +15,7 @@ from nlhf_jax.jobs.stages import Stage
 from nlhf_jax.jobs.tracked import send_report, track_tournament
 from nlhf_jax.tracking import FILE_NAME, Tracking, open_writer, requested
 from tests import offline_runs, tiny_learner
-from tests.evaluation.test_tournament import play
+from tests.evaluation.test_tournament import PURE, constant, play
 
 KINDS = ("wandb", "mlflow")
 
@@ -126,14 +126,18 @@ def test_a_tournament_s_figures_and_samples_and_the_report_are_stored(kind, stor
     rates = stored(kind, store, place, "tournament/win_rate/rock")
     assert rates == [(0, pytest.approx(0.5))]
     run_id = json.loads((place / FILE_NAME).read_text())["id"]
+    track_tournament(asked, place, play(PURE | {"water": constant("water")}))
+    assert len(stored(kind, store, place, "tournament/win_rate/rock")) == 2
+    assert len(stored(kind, store, place, "tournament/win_rate/water")) == 1
     files = [path for path in store.rglob("*") if path.is_file() and run_id in str(path)]
     tables = [
         json.loads(p.read_text()) for p in files if "samples" in p.name and p.suffix == ".json"
     ]
     assert tables
     if kind == "wandb":
-        assert tables[0]["columns"] == ["prompt", "references", "rock", "paper", "scissors"]
-        assert tables[0]["data"][0] == ["round 0", "", "rock", "paper", "scissors"]
+        table = next(table for table in tables if len(table["columns"]) == 5)
+        assert table["columns"] == ["prompt", "references", "rock", "paper", "scissors"]
+        assert table["data"][0] == ["round 0", "", "rock", "paper", "scissors"]
     else:
         assert tables[0]["prompt"][0] == "round 0" and tables[0]["paper"][0] == "paper"
         assert [p.read_text() for p in files if p.name == "report.html"] == ["<p>a page"]

@@ -1,5 +1,7 @@
 """What jobs other than trainings send to a tracked run: tournaments and reports."""
 
+import hashlib
+import json
 import os
 
 from etils import epath
@@ -26,7 +28,9 @@ def track_tournament(
     if asked is None:
         return
     tracker = Tracker(asked, workdir)
-    tracker.write(step, _SPLIT, _figures(result))
+    figures = _figures(result)  # others where more players have entered since
+    digest = hashlib.sha256(json.dumps(figures, sort_keys=True).encode()).hexdigest()[:12]
+    tracker.write(step, _SPLIT, figures, known_as=f"{_SPLIT} {digest}")
     if result.samples:
         names = result.policies
         rows = [
