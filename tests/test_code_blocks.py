@@ -8,6 +8,8 @@ import gin
 import pytest
 
 from nlhf_jax import configuration, main
+from tests import tiny
+from tests.checkpoints.interop import tiny_checkpoints
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -30,8 +32,24 @@ def elsewhere(tmp_path, monkeypatch):
     gin.clear_config()
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """The directory `out` of quickstart, with networks that are small and random."""
+    out = tmp_path_factory.mktemp("trained") / "out"
+    network, rater = tiny_checkpoints.model(), tiny_checkpoints.data().rater
+    labels = tiny_checkpoints.WORDS.rater_labels()
+    of_rater = {"kind": "preference", "rater_template": rater.segments, "rater_labels": labels}
+    lengths = tiny_checkpoints.RATER_LENGTHS
+    settings = {"preference": of_rater | {"feature_lengths": lengths}}
+    for seed, name in enumerate(("sft", "nash_md", "preference")):
+        params = tiny.params(network, seed)
+        tiny_checkpoints.write_ours(out / name, network, params, **settings.get(name, {}))
+    return out
+
+
 @pytest.mark.parametrize("name", with_blocks("python"))
-def test_python_runs_from_the_top_of_a_page_to_its_end(name):
+def test_python_runs_from_the_top_of_a_page_to_its_end(name, trained):
+    Path("out").symlink_to(trained)
     space: dict = {}
     for block in blocks(name, "python"):
         exec(compile(block, name, "exec"), space)
@@ -58,5 +76,5 @@ def test_commands_name_jobs_options_and_files_that_exist(name, tmp_path):
     (tmp_path / "mine.gin").write_text("")
     for arguments in commands(name):
         options = main.parse(arguments)
-        for file in getattr(options, "gin_file", ()):
+        for file in getattr(options, "gin_file", None) or ():
             configuration.parse([file], complete=False)

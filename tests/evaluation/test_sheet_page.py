@@ -90,7 +90,7 @@ def test_a_sheet_is_answered_by_keyboard_over_a_reload_and_read_back(
     assert read(save(page, "#save-csv", tmp_path), sheet) == ("Ann", answers)
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.locator("#copy").click()
-    assert page.locator("#answers-status").text_content().startswith("Copied")
+    page.locator("#answers-status", has_text="Copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == saved.read_text()
 
 
