@@ -8,6 +8,8 @@ import gin
 import pytest
 
 from nlhf_jax import configuration, main
+from tests import tiny
+from tests.checkpoints.interop import tiny_checkpoints
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -30,8 +32,30 @@ def elsewhere(tmp_path, monkeypatch):
     gin.clear_config()
 
 
+@pytest.fixture(scope="module")
+def run_directory(tmp_path_factory) -> Path:
+    """What `nlhf run` leaves in `out`, as far as pages speak of it, with tiny networks."""
+    network = tiny_checkpoints.model()
+    data, out = tiny_checkpoints.data(), tmp_path_factory.mktemp("run")
+    for seed, name in enumerate(("sft", "nash_md")):
+        params = tiny.params(network, seed)
+        tiny_checkpoints.write_ours(out / name, network, params)
+    tiny_checkpoints.write_ours(
+        out / "preference",
+        network,
+        tiny.params(network, 2),
+        kind="preference",
+        feature_lengths=tiny_checkpoints.RATER_LENGTHS,
+        rater_template=data.rater.segments,
+        rater_labels=data.vocabulary.rater_labels(),
+    )
+    (out / "report.html").write_text("<!doctype html><title>report</title>")
+    return out
+
+
 @pytest.mark.parametrize("name", with_blocks("python"))
-def test_python_runs_from_the_top_of_a_page_to_its_end(name):
+def test_python_runs_from_the_top_of_a_page_to_its_end(name, run_directory):
+    Path("out").symlink_to(run_directory)
     space: dict = {}
     for block in blocks(name, "python"):
         exec(compile(block, name, "exec"), space)
