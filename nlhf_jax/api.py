@@ -2,13 +2,15 @@
 
 policy = nlhf_jax.load("out/nash_md")
 policy.sample(["my boss steals food from the fridge ..."], num_samples=2)
+policy.score([post], [response], reference=nlhf_jax.load("out/sft"))
 rater = nlhf_jax.load("out/preference#best")
 rater.preference([post], [one], [other])
 """
 
-import dataclasses
 import functools
+import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,16 +21,20 @@ from nlhf_jax.data import datasets
 from nlhf_jax.data.prompts import form_of
 from nlhf_jax.data.vocabularies import Vocabulary
 from nlhf_jax.errors import UserError
+from nlhf_jax.evaluation.best_of import best_of
+from nlhf_jax.evaluation.intervals import Estimate, bootstrap_mean
 from nlhf_jax.evaluation.judges import EmbeddingJudge
+from nlhf_jax.evaluation.response_games import preference_matrices
 from nlhf_jax.jobs.sampling import Writer, judge_alone, whole_machine
 from nlhf_jax.raters import KINDS
+from nlhf_jax.report.scored import Scored
 from nlhf_jax.sharding import Partitioner
 
 Prompt = str | Mapping[str, str]  # a text, or the fields of the checkpoint's form of prompts
 
 
 def load(
-    checkpoint: str,
+    checkpoint: str | os.PathLike,
     *,
     kind: str | None = None,
     vocabulary: str | None = None,
@@ -58,6 +64,7 @@ def load(
     Raises:
       UserError: there is no checkpoint, it is damaged, or it says too little of itself.
     """
+    checkpoint = os.fspath(checkpoint)
     found = open_checkpoint(checkpoint)
     foreign = {
         "kind": kind,
@@ -95,24 +102,6 @@ def load(
     return Policy({checkpoint: (network, 1.0)}, partitioner, batch_size)
 
 
-@dataclasses.dataclass(frozen=True)
-class Scored:
-    """A response, token by token.
-
-    Attributes:
-      pieces: what each of the T tokens reads as; the last is EOS, `</s>`.
-      log_probs: of each, float32 `[T]`, in nats.
-    """
-
-    pieces: list[str]
-    log_probs: np.ndarray
-
-    @property
-    def log_prob(self) -> float:
-        """Of the whole response."""
-        return float(self.log_probs.sum(dtype=np.float64))
-
-
 class Policy:
     """What writes; made by `load`."""
 
@@ -142,13 +131,52 @@ class Policy:
         seed: int = 0,
     ) -> list[list[str]]:
         """`num_samples` responses to each prompt; at temperature 0 the most likely tokens."""
-        return self._writer.sample(list(prompts), num_samples, temperature, seed)
+        if num_samples < 1 or temperature < 0:
+            raise UserError(
+                f"num_samples is {num_samples} and temperature {temperature} but they must be at "
+                "least 1 and 0"
+            )
+        return self._writer.sample(_several(prompts, "prompts"), num_samples, temperature, seed)
 
-    def score(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Scored]:
-        """How likely it is to write each response to its prompt, at temperature 1."""
-        if len(prompts) != len(responses):
-            raise ValueError(f"{len(prompts)} prompts and {len(responses)} responses")
-        return [Scored(*one) for one in self._writer.score(list(prompts), list(responses))]
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        responses: Sequence[str],
+        reference: "Policy | None" = None,
+    ) -> list[Scored]:
+        """How likely it is to write each response to its prompt, at temperature 1.
+
+        A text is read as the vocabulary cuts it into tokens, which may be others than those it was
+        sampled as. `reference` is a policy with the same vocabulary.
+        """
+        prompts, responses = _paired(prompts=prompts, responses=responses)
+        found = [Scored(*one) for one in self._writer.score(prompts, responses)]
+        if reference is None:
+            return found
+        if reference.network.vocabulary_bytes != self.network.vocabulary_bytes:
+            raise UserError(f"{self} and {reference} have two vocabularies: no token is in both")
+        both = list(zip(found, reference.score(prompts, responses), strict=True))
+        if any(len(one.pieces) != len(other.pieces) for one, other in both):
+            raise UserError(f"{self} and {reference} cut a response at two lengths")
+        return [Scored(one.pieces, one.log_probs, other.log_probs) for one, other in both]
+
+    def kl(
+        self,
+        reference: "Policy",
+        prompts: Sequence[Prompt],
+        num_samples: int = 4,
+        seed: int = 0,
+    ) -> Estimate:
+        """KL(pi || mu) of a response, in nats: the mean log ratio of its own responses.
+
+        Of `num_samples` to each prompt; the interval of 95 % is over prompts.
+        """
+        prompts = _several(prompts, "prompts")
+        texts = self.sample(prompts, num_samples, seed=seed)
+        repeated = [prompt for prompt in prompts for _ in range(num_samples)]
+        scored = self.score(repeated, [text for several in texts for text in several], reference)
+        sums = np.array([one.log_ratios.sum() for one in scored])
+        return bootstrap_mean(sums.reshape(len(prompts), num_samples).mean(axis=1), seed)
 
     def mixed(self, reference: "Policy", beta: float) -> "Policy":
         """The geometric mixture pi^(1 - beta) mu^beta, a token at a time (Munos et al. 2024, 7).
@@ -186,19 +214,31 @@ class Rater:
         self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
     ) -> np.ndarray:
         """P(first > second | prompt), float64 `[N]`; a preference model's mean of both orders."""
-        return self._judge.compare(list(prompts), list(first), list(second))
+        prompts, first, second = _paired(prompts=prompts, first=first, second=second)
+        return self._judge.compare(prompts, first, second)
 
     def matrix(self, prompt: str, responses: Sequence[str]) -> np.ndarray:
-        """P(y_i > y_j | prompt) of K responses to one prompt: float64 `[K, K]`, 1/2 on the
-        diagonal."""
-        count = len(responses)
-        above = np.triu_indices(count, k=1)
-        found = np.full((count, count), 0.5)
-        if len(above[0]):
-            first, second = ([responses[int(index)] for index in side] for side in above)
-            found[above] = self.preference([prompt] * len(first), first, second)
-            found[above[::-1]] = 1 - found[above]
-        return found
+        """P(y_i > y_j | prompt) of K responses to one prompt: float64 `[K, K]`.
+
+        1/2 on the diagonal, and of equal texts.
+        """
+        return preference_matrices([prompt], [_several(responses, "responses")], self._judge)[0]
+
+    def best_of(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[Sequence[str]],
+        by: str = "nash",
+        seed: int = 0,
+    ) -> list[str]:
+        """Of the N responses to each prompt, as `Policy.sample` gives them, the one to send.
+
+        `by` is "nash", drawn from the Nash mixture of the N; "borda", the most preferred on
+        average; or "reward", of a rater that has rewards. See `evaluation.best_of`.
+        """
+        rng = np.random.default_rng(seed)
+        chosen = best_of(_several(prompts, "prompts"), responses, self._judge, by, rng)
+        return [several[index] for several, index in zip(responses, chosen, strict=True)]
 
     def reward(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """A number for each response, float64 `[N]`, of which only differences mean something.
@@ -207,8 +247,27 @@ class Rater:
         """
         if not (self._has_rewards and isinstance(self._judge, EmbeddingJudge)):
             raise UserError(f"{self._name} compares responses: it has no reward of one alone")
-        return self._judge.read(list(prompts), list(responses)).reshape(len(prompts), -1)[:, 0]
+        prompts, responses = _paired(prompts=prompts, responses=responses)
+        if not prompts:
+            return np.zeros(0)
+        return self._judge.read(prompts, responses).reshape(len(prompts), -1)[:, 0]
 
     @functools.cached_property
     def _has_rewards(self) -> bool:
         return self.network.rater().rewards
+
+
+def _paired(**given: Sequence[Any]) -> list[list[Any]]:
+    """Lists of one length."""
+    lists = [_several(several, name) for name, several in given.items()]
+    if len({len(several) for several in lists}) > 1:
+        counts = [f"{len(several)} {name}" for several, name in zip(lists, given, strict=True)]
+        raise UserError(f"{', '.join(counts)}: they must be as many")
+    return lists
+
+
+def _several(given: Sequence[Any], name: str) -> list[Any]:
+    """A list; one text, which is a sequence of letters, is none."""
+    if isinstance(given, str | Mapping):
+        raise UserError(f"{name} is one text but must be a list of them: give [text]")
+    return list(given)

@@ -328,7 +328,8 @@ def _configure_jax(options: argparse.Namespace) -> None:
     if not chosen and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
         devices = 1 << (min(cores, 8).bit_length() - 1)  # a power of two divides usual batches
-        jax.config.update("jax_num_cpu_devices", devices)
+        with contextlib.suppress(RuntimeError):  # a notebook may have used devices before
+            jax.config.update("jax_num_cpu_devices", devices)
         # XLA's pools have a thread a core by default. With no thread to spare, once in thousands of
         # steps an all-reduce waited for ever, and XLA ended the process. Idle threads cost nothing.
         os.environ.setdefault("PJRT_NPROC", str(4 * devices))

@@ -22,6 +22,8 @@ from nlhf_jax.files import open_to_append, write_whole
 FILE_NAME = "metrics.jsonl"
 _PLAIN_INTERVAL = 10.0  # seconds between progress lines where there is no terminal
 _TERMINAL_INTERVAL = 0.1
+_NOTEBOOK_INTERVAL = 1.0  # each line travels to the browser
+_BAR_WIDTH = 20
 
 
 class MetricWriter:
@@ -166,8 +168,9 @@ class _EventFile:
 class Progress:
     """The progress of a loop: `name step/steps  rate  loss  time left`.
 
-    On a terminal one line that is written over, elsewhere a plain line about every ten seconds. Of
-    several processes of a run the first speaks.
+    On a terminal one line that is written over, elsewhere a plain line about every ten seconds. In
+    a notebook one line with a bar, on standard output, as Jupyter shades what stands on standard
+    error. Of several processes of a run the first speaks.
 
     Args:
       name: what is going on, for example the stage's name.
@@ -187,10 +190,15 @@ class Progress:
         self._steps = steps
         self._first_step = 0
         self._quiet = stream is None and not processes.is_first()
-        self._stream = stream if stream is not None else sys.stderr
+        notebook = _is_notebook(sys.stdout if stream is None else stream)
+        if stream is None:
+            stream = sys.stdout if notebook else sys.stderr
+        self._stream, self._bar = stream, notebook
         self._clock = clock
-        self._terminal = self._stream.isatty()
-        self._interval = _TERMINAL_INTERVAL if self._terminal else _PLAIN_INTERVAL
+        self._terminal = notebook or self._stream.isatty()
+        self._interval = _PLAIN_INTERVAL
+        if self._terminal:
+            self._interval = _NOTEBOOK_INTERVAL if notebook else _TERMINAL_INTERVAL
         self._start = clock()
         self._last_shown = self._start
         self._width = 0
@@ -222,7 +230,11 @@ class Progress:
         self._clear()
 
     def _line(self, step: int, now: float, values: Mapping[str, float]) -> str:
-        parts = [f"{self._name}: step {step}/{self._steps}"]
+        bar = ""
+        if self._bar:
+            full = _BAR_WIDTH * step // max(self._steps, 1)
+            bar = f"{'█' * full}{'░' * (_BAR_WIDTH - full)} "
+        parts = [f"{self._name}: {bar}step {step}/{self._steps}"]
         done, elapsed = step - self._first_step, now - self._start
         if done > 0 and elapsed > 0:
             rate = done / elapsed
@@ -247,6 +259,11 @@ class Progress:
             self._stream.write("\r" + " " * self._width + "\r")
             self._stream.flush()
             self._width = 0
+
+
+def _is_notebook(stream: TextIO) -> bool:
+    """It is a Jupyter kernel's, shown where a line can be written over, but is no terminal."""
+    return type(stream).__module__.partition(".")[0] == "ipykernel"
 
 
 def duration(seconds: float) -> str:

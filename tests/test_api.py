@@ -8,6 +8,8 @@ from scipy.special import expit, log_softmax
 import nlhf_jax
 from nlhf_jax.data.vocabularies import TLDR_MINI_MODEL
 from nlhf_jax.errors import UserError
+from nlhf_jax.evaluation.response_games import preference_matrices
+from nlhf_jax.games.meta_game import nash_average
 from nlhf_jax.jobs import sampling
 from nlhf_jax.jobs.sampling import whole_machine
 from nlhf_jax.raters import PreferenceModel, RewardModel
@@ -103,6 +105,32 @@ def test_a_mixture_is_the_geometric_one(policies, beta):
         one.mixed(other, 1.5)
 
 
+def test_log_ratios_are_of_the_two_policies_own_probabilities(policies):
+    one, other = policies
+    found = one.score(PROMPTS, RESPONSES, reference=other)
+    mine, theirs = (policy.score(PROMPTS, RESPONSES) for policy in policies)
+    for scored, a, b in zip(found, mine, theirs, strict=True):
+        np.testing.assert_allclose(scored.log_ratios, a.log_probs - b.log_probs, atol=1e-6)
+        total = f"{scored.log_ratios.sum():+.2f}"
+        assert repr(scored).endswith(f"log π {a.log_prob:.2f} nats, log π/μ {total} nats)")
+    with pytest.raises(UserError, match="no log ratio without a reference"):
+        _ = mine[0].log_ratios
+
+
+def test_kl_is_of_the_policy_s_own_responses(policies):
+    one, other = policies
+    assert one.kl(one, PROMPTS).value == 0
+    found = one.kl(other, PROMPTS, num_samples=300)
+    texts = one.sample(PROMPTS, 300)
+    scored = [
+        scored.log_ratios.sum()
+        for prompt, several in zip(PROMPTS, texts, strict=True)
+        for scored in one.score([prompt] * 300, several, other)
+    ]
+    assert found.value == pytest.approx(np.mean(scored), abs=1e-5)
+    assert found.low <= found.value <= found.high and found.value > 0
+
+
 def test_a_preference_model_is_asked_in_both_orders(place):
     rater = nlhf_jax.load(str(place / "preference"))
     template = stored.data().rater
@@ -117,6 +145,39 @@ def test_a_preference_model_is_asked_in_both_orders(place):
     np.testing.assert_allclose(matrix[0, 2], found[0], atol=1e-6)
     with pytest.raises(UserError, match="it has no reward of one alone"):
         rater.reward(PROMPTS, RESPONSES)
+
+
+def test_the_best_of_n_is_in_the_nash_mixture_or_the_largest_reward(place):
+    preference, reward = (nlhf_jax.load(place / kind) for kind in ("preference", "reward"))
+    texts = [RESPONSES, RESPONSES[::-1], [*RESPONSES[:2], RESPONSES[0]]]
+    rewards = [reward.reward([x] * 3, several) for x, several in zip(PROMPTS, texts, strict=True)]
+    wanted = [several[np.argmax(r)] for several, r in zip(texts, rewards, strict=True)]
+    assert reward.best_of(PROMPTS, texts, "reward") == wanted
+    assert reward.best_of(PROMPTS, texts) == wanted  # where no preference is cyclic
+    mixtures = nash_average(preference_matrices(PROMPTS, texts, preference._judge))
+    for seed in range(5):
+        chosen = preference.best_of(PROMPTS, texts, seed=seed)
+        for text, several, mixture in zip(chosen, texts, mixtures, strict=True):
+            assert mixture[[one == text for one in several]].max() > 1e-4
+    matrix = reward.matrix(PROMPTS[2], texts[2])
+    assert matrix[0, 2] == matrix[2, 0] == 0.5
+    assert reward.reward([], []).shape == reward.preference([], [], []).shape == (0,)
+
+
+def test_one_text_for_several_is_a_mistake_that_is_said(place, policies):
+    rater = nlhf_jax.load(place / "reward")
+    for call in (
+        lambda: policies[0].sample("my boss"),
+        lambda: policies[0].score({"prompt": "my boss"}, RESPONSES[:1]),
+        lambda: rater.best_of("my boss", [RESPONSES]),
+        lambda: rater.preference("my boss", ["a"], ["b"]),
+    ):
+        with pytest.raises(UserError, match=r"prompts is one text .* give \[text\]"):
+            call()
+    with pytest.raises(UserError, match="3 prompts, 2 responses: they must be as many"):
+        policies[0].score(PROMPTS, RESPONSES[:2])
+    with pytest.raises(UserError, match="num_samples is 0 and temperature 1"):
+        policies[0].sample(PROMPTS, 0)
 
 
 def test_a_reward_model_s_preferences_are_of_its_rewards(place):

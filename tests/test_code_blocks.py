@@ -33,23 +33,29 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """The directory `out` of quickstart, with networks that are small and random."""
-    out = tmp_path_factory.mktemp("trained") / "out"
-    network, rater = tiny_checkpoints.model(), tiny_checkpoints.data().rater
-    labels = tiny_checkpoints.WORDS.rater_labels()
-    of_rater = {"kind": "preference", "rater_template": rater.segments, "rater_labels": labels}
-    lengths = tiny_checkpoints.RATER_LENGTHS
-    settings = {"preference": of_rater | {"feature_lengths": lengths}}
-    for seed, name in enumerate(("sft", "nash_md", "preference")):
+def run_directory(tmp_path_factory) -> Path:
+    """What `nlhf run` leaves in `out`, as far as pages speak of it, with tiny networks."""
+    network = tiny_checkpoints.model()
+    data, out = tiny_checkpoints.data(), tmp_path_factory.mktemp("run")
+    for seed, name in enumerate(("sft", "nash_md")):
         params = tiny.params(network, seed)
-        tiny_checkpoints.write_ours(out / name, network, params, **settings.get(name, {}))
+        tiny_checkpoints.write_ours(out / name, network, params)
+    tiny_checkpoints.write_ours(
+        out / "preference",
+        network,
+        tiny.params(network, 2),
+        kind="preference",
+        feature_lengths=tiny_checkpoints.RATER_LENGTHS,
+        rater_template=data.rater.segments,
+        rater_labels=data.vocabulary.rater_labels(),
+    )
+    (out / "report.html").write_text("<!doctype html><title>report</title>")
     return out
 
 
 @pytest.mark.parametrize("name", with_blocks("python"))
-def test_python_runs_from_the_top_of_a_page_to_its_end(name, trained):
-    Path("out").symlink_to(trained)
+def test_python_runs_from_the_top_of_a_page_to_its_end(name, run_directory):
+    Path("out").symlink_to(run_directory)
     space: dict = {}
     for block in blocks(name, "python"):
         exec(compile(block, name, "exec"), space)

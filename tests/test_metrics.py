@@ -159,6 +159,24 @@ def test_a_terminal_gets_one_line_that_is_written_over():
     assert text.count("\n") == 1 and text.endswith("\rsft: done\n")
 
 
+class _Notebook(io.StringIO):
+    """No terminal, but of the module that a kernel's standard output is of."""
+
+    __module__ = "ipykernel.iostream"
+
+
+def test_a_notebook_gets_one_line_with_a_bar(monkeypatch):
+    text = run_progress(_Notebook(), [0.5, *(1.0 + second for second in range(99))])
+    shown = text.split("\r")
+    assert shown[1].startswith(f"sft: {'░' * 20} step 2/100  2 steps/s")
+    assert shown[50].startswith(f"sft: {'█' * 10}{'░' * 10} step 51/100")
+    assert text.count("\n") == 1 and text.endswith("\rsft: done\n")
+    stream = _Notebook()
+    monkeypatch.setattr(sys, "stdout", stream)
+    Progress("sft", steps=1).message("there")
+    assert stream.getvalue() == "sft: there\n"
+
+
 def test_what_goes_on_before_the_first_step_is_said_on_a_terminal_only():
     for stream, text in ((_Terminal(), "\rsft: compiles\r             \r"), (io.StringIO(), "")):
         progress = Progress("sft", steps=100, stream=stream)

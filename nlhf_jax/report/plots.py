@@ -27,7 +27,7 @@ GRID = "#e3e8ee"
 
 # Orange loses, blue wins: a pair that all common colour vision keeps apart, and that prints as two
 # greys.
-_DIVERGING = LinearSegmentedColormap.from_list(
+DIVERGING = LinearSegmentedColormap.from_list(
     "loses_wins", ["#a8480a", "#e89a5b", "#f9e3d0", "#fafafa", "#d5e5f3", "#6ba3d2", "#125a9c"]
 )
 _DIVERGING_DARK = LinearSegmentedColormap.from_list(
@@ -94,7 +94,7 @@ def cell_colors(rate: float, dark: bool = False) -> tuple[str, str]:
 
     `dark` is for a dark page: a rate of one half is dark there.
     """
-    background = to_hex((_DIVERGING_DARK if dark else _DIVERGING)(float(rate)))
+    background = to_hex((_DIVERGING_DARK if dark else DIVERGING)(float(rate)))
     foreground = max(("#ffffff", "#000000"), key=lambda color: contrast(background, color))
     return background, foreground
 
@@ -120,7 +120,7 @@ def heat_map(rates: WinRates, run: str) -> Figure:
     side = max(0.86 * players, 2.0)
     with new_figure(side + 1.6 + 0.075 * longest, side * 0.72 + 1.7) as figure:
         axes = figure.subplots()
-        image = axes.imshow(rates.rate, cmap=_DIVERGING, vmin=0, vmax=1, aspect="auto")
+        image = axes.imshow(rates.rate, cmap=DIVERGING, vmin=0, vmax=1, aspect="auto")
         axes.grid(False)
         axes.spines[:].set_visible(False)
         axes.set_xticks(
