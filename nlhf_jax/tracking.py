@@ -259,6 +259,10 @@ class _WeightsAndBiases:
 
         self._wandb, self._record = wandb, record
         record["id"] = record["id"] or uuid.uuid4().hex[:16]
+        # Without a server an attempt's directory is named by the second in which it began, and a
+        # second attempt in that is lost.
+        time.sleep(min(max(record.get("began", 0.0) + 2 - time.time(), 0), 2))
+        record["began"] = time.time()
         self._run = wandb.init(
             project=tracking.project,
             id=record["id"],
