@@ -186,13 +186,14 @@ class Policy:
         """
         if not 0 <= beta <= 1:
             raise UserError(f"beta is {beta} but must be in [0, 1]")
+        if beta in (0, 1):  # no other programs to compile
+            return reference if beta else self
         parts: dict[str, tuple[Network, float]] = {}
         for whose, share in ((self, 1 - beta), (reference, beta)):
             for name, (network, weight) in whose._parts.items():
                 before = parts[name][1] if name in parts else 0.0
                 parts[name] = (network, before + share * weight)
-        kept = {name: part for name, part in parts.items() if part[1] > 0}
-        return Policy(kept, self._partitioner, self._batch_size)
+        return Policy(parts, self._partitioner, self._batch_size)
 
 
 class Rater:

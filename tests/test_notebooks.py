@@ -25,7 +25,8 @@ t5_layers.T5Config.num_decoder_layers = 1
 """
 FEW = {
     "VOCAB_SIZE": '256\nMODEL_FILE = "small_model.gin"\nSFT_BATCH_SIZE = 8\nRATER_BATCH_SIZE = 8\n'
-    "POLICY_BATCH_SIZE = 8\nREADING_BATCH_SIZE = 8\nRATER_EVAL_PERIOD = 5\nNUM_PROMPTS = 16",
+    "POLICY_BATCH_SIZE = 8\nREADING_BATCH_SIZE = 8\nRATER_EVAL_PERIOD = 5\nNUM_PROMPTS = 16\n"
+    "POLICY_LEARNING_RATE = 0.01",  # policies are to differ after three steps
     "SMALL_SET": {"train": 64, "validation": 16, "test": 16},
     "SFT_STEPS": 60,
     "READING_STEPS": 5,
@@ -82,7 +83,7 @@ def test_the_training_notebook_runs_the_chain_and_shows_its_report(trained):
     report = html.unescape(re.search('srcdoc="([^"]*)"', page)[1])
     assert report == (place / "out" / "report.html").read_text()
     said = text_of(notebook)
-    assert "report (report): done" in said.replace("[13/13] ", "").replace("[12/12] ", "")
+    assert "report (report): done" in said
     assert re.search(r"\rsft: [█░]{20} step \d+/60 ", said), "no bar"
     assert "Traceback" not in said + text_of(notebook, "stderr")
     assert said.rstrip().splitlines()[-1].startswith("  ")  # a response of the policy

@@ -1,13 +1,13 @@
 """The page in a browser: what it shows is what was packed, and it is used as people use it."""
 
 import dataclasses
-import html
 import re
 
 import numpy as np
 import pytest
 
 from nlhf_jax.report import browser as packing
+from nlhf_jax.report import inline
 from tests import browser
 from tests.report import browsing
 from tests.report.test_report import write_stage, write_tournament
@@ -284,10 +284,8 @@ def test_without_tokens_and_judgements_texts_are_browsed_all_the_same(open_page,
 
 def test_a_notebook_shows_the_page_in_a_frame(open_page, path, tmp_path):
     """As IPython and Colab do: a frame whose text is given, and which has no address."""
-    frame = (
-        f'<iframe title="report" width="900" height="800" srcdoc="{html.escape(path.read_text())}">'
-    )
-    (tmp_path / "notebook.html").write_text(f"<!doctype html><title>n</title>{frame}</iframe>")
+    frame = inline.frame(path)._repr_html_()
+    (tmp_path / "notebook.html").write_text(f"<!doctype html><title>n</title>{frame}")
     page = open_page(tmp_path / "notebook.html").frame_locator("iframe")
     page.locator(".shown .pair").wait_for()
     page.locator("[data-do=next]").click()
