@@ -16,7 +16,7 @@ from nlhf_jax.evaluation.statistics import count_cyclic_triples
 SAMPLES = 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_tenth_of_the_triples_that_the_sft_policy_samples_are_cycles(tmp_path):
     """The quickstart's SFT stage as it is: only a trained policy writes as it does."""
     _nlhf("train", "--gin_file=mini/sft.gin", "--gin.EVAL_EXAMPLES=0",
