@@ -12,7 +12,7 @@ GCS = [
     "google-cloud-storage>=2.19",  # Orbax asks with it what kind of bucket checkpoints go to
 ]
 COUNTS = ["scikit-learn>=1.5"]
-LLM = ["httpx>=0.27", "tenacity>=9"]
+LLM = ["httpx>=0.27", "anyio>=4", "tenacity>=9"]
 TRACKING = {"wandb": ["wandb>=0.25"], "mlflow": ["mlflow-skinny>=3.1"]}
 DOCS = ["sphinx>=8", "myst-parser>=4"]
 TEST = [
