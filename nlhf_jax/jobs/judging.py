@@ -63,6 +63,12 @@ class Seat(NamedTuple):
         known = [one.is_rater_of(policy) for one in self.networks]
         return True if any(known) else None if None in known else False
 
+    def chooses_for(self, rater: Source | None) -> bool:
+        """Whether the judge is among the checkpoints by which a player's responses are chosen."""
+        if rater is None or self.source is None:
+            return False
+        return not set(paths_of(rater)).isdisjoint(paths_of(self.source))
+
     def kept(self, workdir: str) -> Judgements:
         """The judge with what it has said in `workdir`."""
         return Judgements(epath.Path(workdir), self.name, self.judge, self.identity)

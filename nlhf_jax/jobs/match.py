@@ -43,7 +43,8 @@ class Match:
         self._examples, self._respondents, self._seats = examples, respondents, seats
         self._seed = seed
         self._players: dict[str, Player] = {}
-        # Player -> of each judge, whether it has trained this player; None if that is not known.
+        # Player -> of each judge, whether it has trained this player, or chosen its responses; None
+        # if that is not known.
         self._trained: dict[str, list[bool | None]] = {}
 
     def enter(self, name: str, entry: Entry) -> None:
@@ -51,7 +52,8 @@ class Match:
         player, network, sampled = self._respondents.write(name, entry)
         self._players[name] = player
         self._trained[name] = [
-            network is not None and seat.has_trained(network) for seat in self._seats
+            seat.chooses_for(entry.rater) or (network is not None and seat.has_trained(network))
+            for seat in self._seats
         ]
         done = "has written" if sampled else "had written"
         self.progress.message(f"{name} {done} {len(self._examples)} responses")

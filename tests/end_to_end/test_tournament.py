@@ -168,11 +168,22 @@ def test_a_tournament_that_is_stopped_goes_on_and_asks_for_nothing_twice(
         "mesh": (1, 1, 1),
         "num_prompts": 20,
         "rater_checkpoint": None,
-        "more": {"C": str(elsewhere)},
+        "more": {
+            "C": str(elsewhere),
+            "D": {
+                "checkpoint": workplace.path("sft"),
+                "best_of": 2,
+                "by": "borda",
+                "rater": workplace.path("preference"),
+            },
+        },
         "judges": {"rater": workplace.path("preference")},
     }
     unbroken = play(workplace, prompts, tmp_path / "one", judge=Mortal(), **settings)
-    assert [one["judge"] for one in unbroken["opinions"]] == ["rater"]
+    (opinion,) = unbroken["opinions"]
+    assert (opinion["judge"], opinion["trained_against"]) == ("rater", ["D"])  # it chose D's
+    kl = {player["name"]: player["kl"] is None for player in unbroken["players"]}
+    assert kl == {"A": False, "B": False, "C": True, "D": True}
     stopped = Mortal(lives=2)
     with pytest.raises(KeyboardInterrupt):
         play(workplace, prompts, tmp_path / "two", judge=stopped, **settings)
@@ -181,7 +192,7 @@ def test_a_tournament_that_is_stopped_goes_on_and_asks_for_nothing_twice(
     again = Mortal()
     result = play(workplace, prompts, tmp_path / "two", judge=again, **settings)
     assert result == unbroken
-    assert len(again.asked) == 1  # of three pairs
+    assert len(again.asked) == 4  # of six pairs
     assert not set(again.asked) & set(stopped.asked)
     assert {one: one.stat().st_mtime_ns for one in written} == written
     (of_rater,) = (tmp_path / "two" / "judgements" / "rater").glob("A,B.json")
