@@ -132,7 +132,10 @@ def read_report(workdir: epath.Path) -> Report:
         stages=stages,
         findings=found,
         tournaments=played,
-        verdict=tuple(one.named(says) for one in played for says in verdict(one.result)),
+        verdict=(
+            *(finding.headline for finding in found if finding.headline),
+            *(one.named(says) for one in played for says in verdict(one.result)),
+        ),
         warnings=(
             *(one.named(says) for one in played for says in results.warnings(one.result)),
             *(change for stage in stages for change in stage.changes),

@@ -25,6 +25,7 @@ class Finding:
       png: a picture of it.
       numbers: JSON-able.
       table: rows of cells, the first one the header; may be empty.
+      headline: what a report says of it in its first lines; may be empty.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Finding:
     png: bytes
     numbers: Mapping[str, Any]
     table: Sequence[Sequence[str]] = ()
+    headline: str = ""
 
     def _repr_png_(self) -> bytes:
         return self.png
@@ -44,7 +46,7 @@ def save(directory: epath.Path, findings: Sequence[Finding]) -> None:
     entries = []
     for finding in findings:
         write_whole(_figure(directory, finding.name), finding.png)
-        fields = ("name", "title", "text", "numbers", "table")
+        fields = ("name", "title", "text", "numbers", "table", "headline")
         entries.append({field: getattr(finding, field) for field in fields})
     write_json(directory / FILE_NAME, {"findings": entries})
 
@@ -71,7 +73,8 @@ def load(directory: epath.Path) -> tuple[Finding, ...]:
 def _finding(directory: epath.Path, entry: Mapping[str, Any]) -> Finding:
     """Raises ValueError or TypeError if an entry is not one that `save` wrote."""
     table = entry.get("table", ())
-    texts = [entry["name"], entry["title"], entry["text"], *(cell for row in table for cell in row)]
+    said = [entry["name"], entry["title"], entry["text"], entry.get("headline", "")]
+    texts = [*said, *(cell for row in table for cell in row)]
     for text in texts:
         if not isinstance(text, str):
             raise TypeError(f"{str(text)[:40]!r} is no text")
