@@ -25,14 +25,14 @@ t5_layers.T5Config.num_decoder_layers = 1
 """
 FEW = {
     "VOCAB_SIZE": '256\nMODEL_FILE = "small_model.gin"\nSFT_BATCH_SIZE = 8\nRATER_BATCH_SIZE = 8\n'
-    "POLICY_BATCH_SIZE = 8\nREADING_BATCH_SIZE = 8\nRATER_EVAL_PERIOD = 5\nNUM_PROMPTS = 16\n"
-    "POLICY_LEARNING_RATE = 0.01",  # policies are to differ after three steps
+    "POLICY_BATCH_SIZE = 8\nREADING_BATCH_SIZE = 8\nRATER_EVAL_PERIOD = 25\nNUM_PROMPTS = 16\n"
+    "POLICY_LEARNING_RATE = 0.01",  # policies are to differ after few steps
     "SMALL_SET": {"train": 64, "validation": 16, "test": 16},
     "SFT_STEPS": 60,
-    "READING_STEPS": 5,
-    "REWARD_STEPS": 5,
-    "PREFERENCE_STEPS": 5,
-    "POLICY_STEPS": 3,
+    "READING_STEPS": 25,  # longer than the warm-up
+    "REWARD_STEPS": 25,
+    "PREFERENCE_STEPS": 25,
+    "POLICY_STEPS": 22,
 }
 
 
