@@ -262,7 +262,6 @@ class _WeightsAndBiases:
         # Without a server an attempt's directory is named by the second in which it began, and a
         # second attempt in that is lost.
         time.sleep(min(max(record.get("began", 0.0) + 2 - time.time(), 0), 2))
-        record["began"] = time.time()
         self._run = wandb.init(
             project=tracking.project,
             id=record["id"],
@@ -272,6 +271,7 @@ class _WeightsAndBiases:
             config=dict(tracking.config),
             settings=wandb.Settings(console="off", silent=True),
         )
+        record["began"] = time.time()  # not before: it may have taken them seconds to begin
         # Their own step counts rows: it may not go back or stay, and without a server no attempt
         # knows by itself how far the one before was.
         self._run.define_metric("step")

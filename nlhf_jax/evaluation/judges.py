@@ -87,7 +87,6 @@ class AskedOnce:
         self.name, self.votes = judge.name, judge.votes
         self.identity = getattr(judge, "identity", None)
         self.of_orders = getattr(judge, "of_orders", None)
-        self.both_orders = None
         if getattr(judge, "both_orders", None) is not None:
             self.both_orders = functools.partial(self._from_first, judge.both_orders)  # type: ignore
         for name in ("counts", "sentence"):
