@@ -8,7 +8,7 @@ import pytest
 from nlhf_jax.main import main
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_shipped_study_of_games_runs_and_reports(tmp_path):
     """Every finding is computed by the command line, and the report shows it."""
     small = {

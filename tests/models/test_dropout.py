@@ -16,7 +16,9 @@ from nlhf_jax.rollout import sample_responses
 from tests import tiny
 
 RATE = 0.25
-LEARNERS = pytest.mark.parametrize("kind", ["supervised", "preference", "embedding"])
+LEARNERS = pytest.mark.parametrize(
+    "kind", ["supervised", pytest.param("preference", marks=pytest.mark.long), "embedding"]
+)
 
 
 def network(rate=RATE, **settings):
