@@ -115,3 +115,20 @@ def test_a_checkpoint_that_is_deleted_before_its_turn_is_left_out_and_that_is_sa
     assert main(command) == 0
     assert played(workdir / "metrics.jsonl") == [6]
     assert "training@3 was deleted before its turn" in capfd.readouterr().err
+
+
+@pytest.mark.long
+def test_a_training_in_a_bucket_is_watched_into_a_bucket(watching, workplace, bucket):
+    _, command = watching
+    of = Path(workplace.path("sft"))
+    for path in of.rglob("*"):
+        if path.is_file():
+            bucket.write(f"training/{path.relative_to(of)}", path.read_bytes())
+    kept = [one for one in command if not one.startswith(("--workdir=", "--watch="))]
+    assert main([*kept, f"--watch={bucket}/training", f"--workdir={bucket}/beside"]) == 0
+    lines = bucket.read("beside/metrics.jsonl").decode().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [3, 6]
+    result = json.loads(bucket.read("beside/tournament.json"))
+    assert result["win_rates"]["names"] == ["panel", "training@6", "reference"]
+    assert "beside/responses/training@3.jsonl" in bucket.names("beside/responses/")
+    assert len(bucket.read("beside/report.html")) > 10_000
