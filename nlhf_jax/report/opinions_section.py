@@ -21,8 +21,8 @@ def other_judges(result: TournamentResult) -> Section | None:
     ]
     parts: list[Part] = [
         Text(
-            "Mean win rate over the other policies, by each judge, of the same responses. In"
-            " brackets: how much more a judge gives a policy than the deciding one does, with its"
+            "Mean win rate over the other policies, by each judge, of the same responses."
+            " Beside it: how much more a judge gives a policy than the deciding one does, with its"
             " 95 % interval over prompts. Coloured: the policy was trained against this judge, and"
             " the gap is above zero: it has learned what this judge alone sees (preference"
             " hacking)."
@@ -41,7 +41,7 @@ def _opinion_cell(one: Opinion, name: str) -> Cell:
         return Cell("–")
     return Cell(
         f"{one.mean_win_rates[name].value:.3f}",
-        f"{gap.value:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})",
+        f"{gap.value:+.3f}, {gap.low:+.3f} to {gap.high:+.3f}",
         flagged=name in one.trained_against and gap.low > 0,
     )
 
