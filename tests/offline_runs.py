@@ -1,9 +1,13 @@
 """What Weights & Biases and MLflow have stored without a server, read back."""
 
 import collections
+import contextlib
 import json
 import struct
+import time
 from pathlib import Path
+
+from google.protobuf.message import DecodeError
 
 _BLOCK = 32768
 
@@ -17,8 +21,7 @@ def wandb_rows(place: Path, run_id: str) -> tuple[list[dict], dict]:
 
     rows, config = [], {}
     for path in sorted(place.glob(f"wandb/offline-run-*/run-{run_id}.wandb")):
-        for content in _records(path.read_bytes()):
-            record = Record.FromString(content)
+        for record in _whole(path, Record):
             kind = record.WhichOneof("record_type")
             if kind == "history":
                 items = record.history.item
@@ -32,6 +35,19 @@ def wandb_rows(place: Path, run_id: str) -> tuple[list[dict], dict]:
                 new = {item.key: json.loads(item.value_json) for item in record.run.config.update}
                 config = config or new
     return rows, config
+
+
+def _whole(path: Path, message: type) -> list:
+    """The records of an attempt that has ended: on a busy machine its program writes on for a while
+    after the run was finished, and its last record is `exit`."""
+    found: list = []
+    for _ in range(300):
+        with contextlib.suppress(DecodeError, struct.error):  # the last one is cut
+            found = [message.FromString(content) for content in _records(path.read_bytes())]
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            break
+        time.sleep(0.1)
+    return found
 
 
 def _records(content: bytes):
