@@ -210,7 +210,7 @@ def train(learner, workdir, steps):
 @pytest.mark.parametrize(
     ("build", "whole", "resumed"),
     [
-        (supervised, ["float32"], []),
+        pytest.param(supervised, ["float32"], [], marks=pytest.mark.long),
         # The rater, and then: where training starts; what is frozen is a cast of it.
         (policy, ["bfloat16", "float32"], ["bfloat16", "bfloat16"]),
     ],

@@ -33,10 +33,8 @@ def target(beta):
     return found.log_policy
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["MD", *(pytest.param(one, marks=pytest.mark.long) for one in ("SP", "BR", "EMA"))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["MD", "SP", "BR", "EMA"])
 def test_the_learner_reaches_the_fixed_point_of_its_algorithm(name):
     """The whole learner, from rollouts to optimiser, against the exact solution of its game.
 
