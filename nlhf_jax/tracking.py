@@ -12,6 +12,7 @@ continues there continues the tracked run, sends no step twice, and sends what h
 import dataclasses
 import importlib.util
 import json
+import math
 import os
 import queue
 import re
@@ -19,7 +20,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from etils import epath
@@ -127,8 +128,10 @@ class Tracker:
         self._sent_before: dict[str, int] = dict(record["sent"])
         self._thread = threading.Thread(target=self._send, name="tracking", daemon=True)
         self._thread.start()
-        for step, split, values in _lines(self._place / metrics.FILE_NAME):
-            self.write(step, split, values)
+        for row in metrics.rows(self._place / metrics.FILE_NAME):
+            step, split = row.pop("step"), row.pop("split")
+            known = {n: v for n, v in row.items() if v is None or isinstance(v, int | float)}
+            self.write(step, split, {n: math.nan if v is None else v for n, v in known.items()})
             self._sent_before[split] = max(step, self._sent_before.get(split, -1))
 
     def write(
@@ -222,20 +225,6 @@ def read_record(directory: epath.Path) -> dict[str, Any] | None:
         pass
     warn(f"{path} is damaged: the run is tracked as a new one")
     return None
-
-
-def _lines(path: epath.Path) -> Iterator[tuple[int, str, dict[str, float]]]:
-    """What a `metrics.MetricWriter` has written; lines that cannot be read are left out."""
-    if not path.exists():
-        return
-    for line in path.read_bytes().decode(errors="replace").split("\n"):
-        try:
-            row = json.loads(line)
-            step, split = int(row.pop("step")), str(row.pop("split"))
-            values = {name: float("nan" if v is None else v) for name, v in row.items()}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue
-        yield step, split, values
 
 
 # --- where it goes -------------------------------------------------------------------------------

@@ -41,6 +41,11 @@ def paths_of(source: Source) -> Sequence[str]:
     return [source] if isinstance(source, str) else source
 
 
+def identities_of(sources: Sequence[str]) -> list[str]:
+    """What the checkpoints hold, see `checkpoints.identity`; the first process looks."""
+    return processes.from_first(lambda: [checkpoints.identity(one) for one in sources])
+
+
 class Seat(NamedTuple):
     """A judge at a tournament.
 
@@ -130,7 +135,7 @@ class Bench:
         for network in networks:
             warn_of_short_texts(network, setting, self.feature_lengths)
         paths = paths_of(source)
-        identities = processes.from_first(lambda: [checkpoints.identity(one) for one in paths])
+        identities = identities_of(paths)
         lengths = [network.feature_lengths for network in networks]
         how = [self.compute_dtype, getattr(judge, "temperature", None), *lengths]
         return Seat(judge.name, judge, networks, source, [*identities, *how])

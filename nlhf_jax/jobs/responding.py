@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from nlhf_jax import checkpoints, processes
+from nlhf_jax import processes
 from nlhf_jax.checkpoints.networks import Network
 from nlhf_jax.data.batches import Examples
 from nlhf_jax.data.templates import feature_length
@@ -21,7 +21,7 @@ from nlhf_jax.evaluation import responses
 from nlhf_jax.evaluation.best_of import best_of
 from nlhf_jax.evaluation.responses import Response, Writing
 from nlhf_jax.evaluation.tournament import Player
-from nlhf_jax.jobs.judging import Bench, Source, compiled, paths_of
+from nlhf_jax.jobs.judging import Bench, Source, compiled, identities_of, paths_of
 from nlhf_jax.models.language_model import LanguageModel, response_mask, token_log_probs
 from nlhf_jax.rollout import sample_responses
 
@@ -111,6 +111,10 @@ class Respondents:
     def _base(self) -> Network:
         return self._bench.load(self._reference)
 
+    @functools.cached_property
+    def _identity_of_reference(self) -> str:
+        return identities_of([self._reference])[0]
+
     def write(self, name: str, entry: Entry) -> Written:
         """A player's responses: read if they are there, sampled if not.
 
@@ -152,17 +156,13 @@ class Respondents:
         bench = self._bench
         raters = [] if entry.rater is None else paths_of(entry.rater)
 
-        def identities() -> list[str]:
-            asked = (entry.checkpoint, self._reference, *raters)
-            return [checkpoints.identity(one) for one in asked]
-
-        checkpoint, reference, *of_raters = processes.from_first(identities)
+        checkpoint, *of_raters = identities_of([entry.checkpoint, *raters])
         best = {"best_of": entry.best_of, "by": entry.by, "raters": of_raters}
         return {
             "player": name,
             **(best if entry.best_of > 1 else {}),
             "checkpoint": {"path": entry.checkpoint, "identity": checkpoint},
-            "reference": {"path": self._reference, "identity": reference},
+            "reference": {"path": self._reference, "identity": self._identity_of_reference},
             "temperature": self._temperature,
             "seed": bench.seed,
             "tokens": self._length,

@@ -3,60 +3,22 @@
 import asyncio
 import email.utils
 import json
-import os
-import signal
-import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation.llm_judge import LLMJudge
-from nlhf_jax.evaluation.llm_prompt import Prompt
-from nlhf_jax.evaluation.paid_once import PaidOnce
 from tests import llm_server
 from tests.evaluation.llm_program import SETTINGS, comparisons
-from tests.llm_server import LABELS, TOKENS_OUT, serving, uniform
+from tests.evaluation.llm_referee import expected, judge_of, preference, questions
+from tests.llm_server import TOKENS_OUT, serving
 
-ROOT = Path(__file__).parents[2]
 TROUBLE = dict.fromkeys(("429", "500", "cut", "gone", "broken", "empty"), 0.05) | {"hang": 0.01}
 FATES = dict.fromkeys((*llm_server.REFUSALS, *llm_server.WORDS), 0.02)
-
-
-def preference(prompt: str, first: str, second: str) -> float:
-    """Some preference, with a liking for what is shown first; 0 and 1 occur."""
-    u = uniform(prompt, *sorted((first, second)))
-    of_first = u if first < second else 1 - u
-    return min(max(1.2 * of_first - 0.05, 0.0), 1.0)
-
-
-def judge_of(server: llm_server.Server, cache: Path, **settings) -> LLMJudge:
-    return LLMJudge(url=server.url, cache=str(cache), **(SETTINGS | settings))
-
-
-def questions(prompts, first, second) -> list[tuple[str, str]]:
-    """Each comparison's two questions, as the server reads them."""
-    ask = Prompt(None, LABELS).question
-    return [(ask(x, a, b), ask(x, b, a)) for x, a, b in zip(prompts, first, second, strict=True)]
-
-
-def expected(server, prompts, first, second) -> np.ndarray:
-    """The server's preference in both orders; 1/2 where its plan has no answer."""
-    texts = zip(prompts, first, second, strict=True)
-    rows = []
-    for (x, a, b), asked in zip(texts, questions(prompts, first, second), strict=True):
-        shown = [preference(x, a, b), preference(x, b, a)]
-        if not server.log_probs:
-            shown = [float(p >= 0.5) for p in shown]
-        known = [server.fate(question) in ("answer", "mumble") for question in asked]
-        # Of what is mended by a reminder there are log-probabilities too.
-        p, q = (value if there else 0.5 for value, there in zip(shown, known, strict=True))
-        rows.append((p, 1 - q))
-    return np.array(rows)
 
 
 @pytest.mark.parametrize("log_probs", [True, False])
@@ -295,85 +257,6 @@ def test_no_more_requests_are_under_way_than_allowed(tmp_path):
     with serving(watched) as server:
         judge_of(server, tmp_path / "cache", concurrency=3).compare(*comparisons(20))
     assert 1 < most <= 3
-
-
-# --- stops and several runs ----------------------------------------------------------------------
-
-
-def start(server: llm_server.Server, cache: Path, number: int) -> subprocess.Popen:
-    command = [sys.executable, "-m", "tests.evaluation.llm_program", server.url, cache, number]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [str(word) for word in command],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def kept(server: llm_server.Server, cache: Path) -> int:
-    replies = PaidOnce(cache)
-    try:
-        return replies.paid(f"referee at {server.url}")[0]
-    finally:
-        replies.close()
-
-
-def wait_for(server: llm_server.Server, requests: int, program: subprocess.Popen) -> None:
-    while len(server.log) < requests and program.poll() is None:
-        time.sleep(0.005)
-    assert program.poll() is None, program.communicate()
-
-
-def test_killed_at_any_moment_it_goes_on_with_what_was_paid(tmp_path):
-    cache, number = tmp_path / "cache", 60
-    with serving(preference, {"500": 0.1, "cut": 0.1}, seconds=0.03) as server:
-        for stop in (25, 70):
-            program = start(server, cache, number)
-            wait_for(server, stop, program)
-            program.kill()
-            program.communicate()
-            time.sleep(0.2)  # what was under way ends
-            # What the server answered and nobody could write down: what was under way at the kill.
-            lost = len(server.paid) - kept(server, cache)
-            assert lost <= SETTINGS["concurrency"] * (1 + (stop > 25))
-        before, had = len(server.paid), kept(server, cache)
-        program = start(server, cache, number)
-        out, error = program.communicate()
-        assert program.returncode == 0, error
-        assert out.split() == ["asks", str(2 * number - had), str(had)]
-        assert len(server.paid) - before == 2 * number - had
-        found = np.load(f"{cache}.npy")
-        np.testing.assert_allclose(found, expected(server, *comparisons(number)), atol=1e-9)
-
-
-def test_ctrl_c_ends_it_soon_and_keeps_what_was_on_its_way(tmp_path):
-    cache = tmp_path / "cache"
-    with serving(preference, {"429": 0.2}, seconds=0.2, retry_after="20") as server:
-        program = start(server, cache, 500)
-        while not any(request.outcome == "429" for request in server.log):
-            wait_for(server, len(server.log) + 1, program)
-        program.send_signal(signal.SIGINT)
-        _, error = program.communicate(timeout=15)  # some wait for 20 s
-        assert program.returncode not in (0, -signal.SIGKILL) and "KeyboardInterrupt" in error
-        assert kept(server, cache) == len(server.paid)
-        assert len(server.log) < 100
-
-
-def test_two_runs_at_once_pay_for_each_question_once(tmp_path):
-    cache, number = tmp_path / "cache", 60
-    gate = threading.Event()
-    with serving(preference, {"500": 0.1}, seconds=0.02, gate=gate) as server:
-        programs = [start(server, cache, number) for _ in range(2)]
-        for program in programs:
-            program.stdout.readline()
-        gate.set()  # both have their first questions ready, which are the same
-        said = [program.communicate() for program in programs]
-        assert [program.returncode for program in programs] == [0, 0], said
-        replies = [int(out.split()[0]) for out, _ in said]
-        assert len(server.paid) == 2 * number == sum(replies)
 
 
 # --- settings ------------------------------------------------------------------------------------

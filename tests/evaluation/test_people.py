@@ -151,6 +151,17 @@ def rater_of(sheet, key, name="Ann", every=1):
     )
 
 
+def drawn(responses, seed, count):
+    """A sheet, and raters whose answers are drawn."""
+    sheet = blind_sheet.draw(responses, 100, seed)
+    rng = np.random.default_rng(seed)
+    raters = [
+        Rater(str(n), {item.id: rng.choice(list(ANSWERS.values())) for item in sheet.items})
+        for n in range(count)
+    ]
+    return sheet, raters
+
+
 def who(text):
     """Which player says it, of `numbered`."""
     return int(text.split()[1].split("-")[0])
@@ -170,12 +181,7 @@ def test_one_rater_s_votes_make_the_tournament_that_the_rater_sees():
 def test_a_judge_of_people_says_what_they_said_in_whichever_order_it_is_asked(
     responses, seed, count
 ):
-    sheet = blind_sheet.draw(responses, 100, seed)
-    rng = np.random.default_rng(seed)
-    raters = [
-        Rater(str(n), {item.id: rng.choice(list(ANSWERS.values())) for item in sheet.items})
-        for n in range(count)
-    ]
+    sheet, raters = drawn(responses, seed, count)
     judge = people.PeopleJudge(people.votes(sheet, raters))
     shown = {}  # the same texts may be there several times
     for item in sheet.items:
@@ -245,12 +251,7 @@ def test_texts_that_are_the_same_count_as_equal(undecided):
 def test_preferences_are_lines_that_raters_can_be_trained_on(
     tmp_path_factory, responses, seed, count
 ):
-    sheet = blind_sheet.draw(responses, 100, seed)
-    rng = np.random.default_rng(seed)
-    raters = [
-        Rater(str(n), {item.id: rng.choice(list(ANSWERS.values())) for item in sheet.items})
-        for n in range(count)
-    ]
+    sheet, raters = drawn(responses, seed, count)
     lines = people.preferences(people.votes(sheet, raters))
     expected = []
     for item in sheet.items:
