@@ -96,7 +96,9 @@ def tldr_mini(data_dir: str, short_template: bool = True, version: int | None = 
     from nlhf_jax.data import sources, tasks
 
     if version not in (None, 1, 2):
-        raise UserError(f"there is no version {version!r} of tldr_mini; TLDR_MINI_VERSION is 1 or 2")
+        raise UserError(
+            f"there is no version {version!r} of tldr_mini; TLDR_MINI_VERSION is 1 or 2"
+        )
     version = version or 1
     name, raters = ("tldr_mini_2", population_2) if version == 2 else ("tldr_mini", population)
     vocabulary = tldr_mini_vocabulary(version)

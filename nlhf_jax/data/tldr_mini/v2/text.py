@@ -6,7 +6,7 @@ Some get a fact wrong, and of the candidates that raters compare some are broken
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from nlhf_jax.data.tldr_mini.v2 import lexicon, population
 
 STYLES = population.STYLES
 SHARES = (0.11, 0.11, 0.11, 0.12, 0.55)  # of the styles in what people write
+BOLD = STYLES[:3]
+COMPARED = (0.07, 0.07, 0.07, 0.20, 0.59)  # of the styles in what raters are shown
+BOLD_PAIRS = 0.2  # share of the comparisons that are made to be between two of these
 WRONG = 0.04  # share of the references that get a fact wrong
 _SEED = 231200886  # the paper's arXiv number
 _SHUFFLE = 2  # of the posts
@@ -29,9 +32,9 @@ def _subset(rng: np.random.Generator, choices, size: int) -> list:
     return [left.pop(int(rng.random() * len(left))) for _ in range(size)]
 
 
-def draw_style(rng: np.random.Generator) -> str:
-    """One of `STYLES`, by `SHARES`."""
-    return STYLES[int(np.searchsorted(np.cumsum(SHARES[:-1]), rng.random(), side="right"))]
+def draw_style(rng: np.random.Generator, shares: Sequence[float] = SHARES) -> str:
+    """One of `STYLES`, by its share."""
+    return STYLES[int(np.searchsorted(np.cumsum(shares[:-1]), rng.random(), side="right"))]
 
 
 def write_post(facts: Facts, rng: np.random.Generator) -> str:
@@ -61,7 +64,7 @@ def _with_wrong_fact(facts: Facts, style: str, rng: np.random.Generator) -> Fact
 
 
 def write_summary(facts: Facts, style: str, wrong: bool, rng: np.random.Generator) -> str:
-    """A summary of `facts` in one of `STYLES`, a sentence; with one of its facts `wrong` or none."""
+    """A summary of `facts` in one of `STYLES`: a sentence, with one of its facts `wrong` or none."""
     if wrong:
         facts = _with_wrong_fact(facts, style, rng)
     who, (does, doing), want = facts.who, lexicon.WHAT[facts.what], lexicon.WANT[facts.want]
@@ -82,24 +85,38 @@ def write_reference(facts: Facts, rng: np.random.Generator) -> str:
     return write_summary(facts, draw_style(rng), bool(rng.random() < WRONG), rng)
 
 
-def write_candidate(facts: Facts, others: Facts, rng: np.random.Generator) -> str:
+def draw_pair(rng: np.random.Generator) -> tuple[str, str]:
+    """The styles of two summaries to compare, drawn as people write.
+
+    Two of one style say nothing about style, and are kept once in five times. In one pair of
+    five both are bold: what raters think of those is in no reward, and is to be seen in the votes.
+    """
+    if rng.random() < BOLD_PAIRS:
+        first, second = _subset(rng, BOLD, 2)
+        return first, second
+    while True:
+        first, second = draw_style(rng, COMPARED), draw_style(rng, COMPARED)
+        if first != second or rng.random() < 0.2:
+            return first, second
+
+
+def write_candidate(facts: Facts, others: Facts, style: str, rng: np.random.Generator) -> str:
     """A summary for raters to compare: as people write them, but more of them are wrong or broken.
 
     `others` are the facts of another post, for the candidates that miss the subject.
     """
     kind = rng.random()
-    subject = others if kind > 0.97 else facts
-    summary = write_summary(subject, draw_style(rng), bool(rng.random() < 0.25), rng)
-    words = summary.split()
+    subject = others if kind > 0.99 else facts
+    words = write_summary(subject, style, bool(rng.random() < 0.08), rng).split()
     accident = rng.random()
-    if accident < 0.03:  # not ended
+    if accident < 0.02:  # not ended
         words = words[: _pick(rng, range(1, len(words)))]
-    elif accident < 0.05:  # a word missing
+    elif accident < 0.03:  # a word missing
         words.pop(int(rng.random() * len(words)))
-    elif accident < 0.07:  # a word said twice
+    elif accident < 0.04:  # a word said twice
         position = int(rng.random() * len(words))
         words.insert(position, words[position])
-    elif accident < 0.08:  # out of order
+    elif accident < 0.05:  # out of order
         words = _subset(rng, words, len(words))
     return " ".join(words)
 
@@ -138,9 +155,10 @@ def votes(split: str) -> Iterator[Vote]:
     pool = posts(split)
     for _ in range(SPLIT_COMPARISONS[split]):
         post, other = _pick(rng, pool), _pick(rng, pool)
-        first = second = write_candidate(post.facts, other.facts, rng)
+        one, another = draw_pair(rng)
+        first = second = write_candidate(post.facts, other.facts, one, rng)
         while second == first:
-            second = write_candidate(post.facts, other.facts, rng)
+            second = write_candidate(post.facts, other.facts, another, rng)
         # A rater who flips a coin at ties votes for `first` with just this probability.
         probability = population.preference(post.text, first, second)
         count = int(np.sum(rng.random(JURY) < probability))
