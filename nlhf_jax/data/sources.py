@@ -50,7 +50,7 @@ def _ordered(dataset: tf.data.Dataset, rows: int, shuffled: bool, seed: int | No
 
 
 def tldr_mini_sources(data_dir: str | None, version: int = 1) -> Sources:
-    """A version of `tldr_mini`, written under `data_dir` when first read. The prompts are those of `sft`.
+    """A version of `tldr_mini`, written under `data_dir` when first read. The prompts are `sft`'s.
 
     `data_dir` may be None, see `tfds_local.data_directory`.
     """

@@ -28,8 +28,8 @@ def triangle(
       nash: `[styles]`, the Nash mixture, marked with a cross.
       run: where it comes from.
     """
-    with new_figure(8.6, 3.5) as figure:
-        axes, bars = figure.subplots(1, 2, width_ratios=[1, 1.25])
+    with new_figure(9.2, 3.6) as figure:
+        axes, bars = figure.subplots(1, 2, width_ratios=[1.15, 1.25])
         axes.set_axis_off()
         axes.set_aspect("equal")
         axes.fill(*_CORNERS.T, facecolor="none", edgecolor=GRID, linewidth=1.5)
@@ -52,8 +52,8 @@ def triangle(
             *(nash[:3] @ _CORNERS), marker="x", markersize=9, markeredgewidth=2, color=INK,
             linestyle="", label="exact Nash", zorder=4,
         )  # fmt: skip
-        axes.legend(loc="upper left", bbox_to_anchor=(-0.22, 1.0), markerscale=0.7)
-        axes.set_title("Among the three bold styles")
+        axes.legend(loc="upper left", bbox_to_anchor=(-0.5, 1.05), markerscale=0.7)
+        axes.set_title("Among the three bold styles", pad=22)
         _bars(bars, shares, styles)
         sign(figure, run, "the larger a mark, the more of a policy's responses are bold")
         return figure

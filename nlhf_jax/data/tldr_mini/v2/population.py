@@ -19,10 +19,10 @@ summaries the one with fewer *faults* is preferred by all. Where those are equal
 
 A preference is the share of the population that ranks one summary higher; indifferent raters count
 half. Each of the first three, bold styles has a type that cannot stand it, and beats the next one:
-thorough beats brief (0.69), brief beats warm (0.65), warm beats thorough (0.66). Plain is everybody's
-third choice. It beats sloppy with 1 and the bold ones do so with two thirds, so where much is sloppy
-plain wins most often, and a reward per summary has its optimum there; yet each bold style beats it
-with two thirds. `games.py` beside this file has the exact game.
+thorough beats brief (0.69), brief beats warm (0.65), warm beats thorough (0.66). Plain is
+everybody's third choice. It beats sloppy with 1, which the bold ones do with two thirds: so where
+much is sloppy plain wins most often, and a reward per summary has its optimum there; yet each bold
+style beats it with two thirds. `games.py` beside this file has the exact game.
 """
 
 import dataclasses

@@ -64,7 +64,7 @@ def _with_wrong_fact(facts: Facts, style: str, rng: np.random.Generator) -> Fact
 
 
 def write_summary(facts: Facts, style: str, wrong: bool, rng: np.random.Generator) -> str:
-    """A summary of `facts` in one of `STYLES`: a sentence, with one of its facts `wrong` or none."""
+    """A summary of `facts` in one of `STYLES`; one of the facts it tells may be `wrong`."""
     if wrong:
         facts = _with_wrong_fact(facts, style, rng)
     who, (does, doing), want = facts.who, lexicon.WHAT[facts.what], lexicon.WANT[facts.want]
