@@ -1,7 +1,7 @@
 """Checkpoints as objects that speak text: `nlhf_jax.load(DIR)`, for notebooks and scripts.
 
 policy = nlhf_jax.load("out/nash_md")
-policy.sample(["my boss steals food from the fridge ..."], num_samples=2)
+policy.sample(["My boss steals my food all the time ..."], num_samples=2)
 policy.score([post], [response], reference=nlhf_jax.load("out/sft"))
 rater = nlhf_jax.load("out/preference#best")
 rater.preference([post], [one], [other])

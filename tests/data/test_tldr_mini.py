@@ -63,7 +63,7 @@ def test_a_second_builder_finds_the_data_of_the_first(mini_directory):
     from nlhf_jax.data.tldr_mini import builder as tldr_mini
 
     tldr_mini.load("sft", "test", mini_directory)
-    builder = tldr_mini.TldrMini(config="sft", data_dir=mini_directory, version="1.0.0")
+    builder = tldr_mini.TldrMini(config="sft", data_dir=mini_directory)
     assert builder.is_prepared()
     sizes = {name: split.num_examples for name, split in builder.info.splits.items()}
     assert sizes == tldr_mini_text.SPLIT_POSTS

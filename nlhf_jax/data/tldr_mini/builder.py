@@ -28,8 +28,9 @@ class TldrMini(tfds.core.GeneratorBasedBuilder):
     Splits train, validation and test share no combination of facts.
     """
 
-    VERSION = tfds.core.Version("2.0.0")
-    SUPPORTED_VERSIONS = [tfds.core.Version("1.0.0")]
+    # TFDS writes the version that stands here, and the newest.
+    VERSION = tfds.core.Version("1.0.0")
+    SUPPORTED_VERSIONS: ClassVar[list] = [tfds.core.Version("2.0.0")]
     RELEASE_NOTES: ClassVar[dict] = {
         "1.0.0": "Three manners of summary, each better than the next for most.",
         "2.0.0": "Summaries are sentences; the style of largest reward is beaten by three others.",
