@@ -154,7 +154,7 @@ def policy_gradient(
     tau: float,
     kl: str | None,
     opponent_samples: int | None = None,
-    towards: str = "reference",
+    towards: str | None = None,
 ) -> PolicyGradient:
     """The regularised policy gradient of Munos et al. 2024, sec. 7.1, and of RLHF.
 
@@ -164,11 +164,11 @@ def policy_gradient(
       opponent_samples: K, how many responses of the opponent y is compared with; its preference is
         the mean over them, of less variance. A preference embedding reads K + 1 responses for that,
         other raters 2 K pairs.
-      towards: the parameter set to which the KL is taken: the reference, or the opponent's
+      towards: the parameter set to which the KL is taken: the reference (None), or the opponent's
         `magnet` (MPO).
     """
     samples = 1 if opponent_samples is None else opponent_samples
-    return PolicyGradient(tau, kl, samples, towards)
+    return PolicyGradient(tau, kl, samples, towards or "reference")
 
 
 class _OfPairs:
@@ -280,7 +280,7 @@ class Proximal(_OfPairs):
         )
 
 
-def inpo(tau: float, eta: float, towards: str = "reference") -> Proximal:
+def inpo(tau: float, eta: float, towards: str | None = None) -> Proximal:
     """INPO (Zhang et al. 2025, arXiv 2407.00617), and COMAL where the reference is a magnet.
 
     An outer iteration is a step of mirror descent on the regularised game,
@@ -294,11 +294,12 @@ def inpo(tau: float, eta: float, towards: str = "reference") -> Proximal:
     Args:
       tau: weight of the KL to the reference in the game, >= 0.
       eta: weight of the KL to pi_t, at least tau: one over the step size.
-      towards: the parameter set that is mu: the reference, or the opponent's `magnet` (COMAL, Liu
-        et al. 2024, arXiv 2410.23223), with which the game loses its regularisation in the limit.
+      towards: the parameter set that is mu: the reference (None), or the opponent's `magnet`
+        (COMAL, Liu et al. 2024, arXiv 2410.23223), with which the game loses its regularisation in
+        the limit.
     """
     share = tau / eta if eta else 0.0
-    return Proximal(tau, eta, {towards: share, "previous": 1.0 - share})
+    return Proximal(tau, eta, {towards or "reference": share, "previous": 1.0 - share})
 
 
 def mnpo(eta: float, share: float, past: int) -> Proximal:
