@@ -103,7 +103,13 @@ def _exact(kind):
     return gradient(state.params)
 
 
-@pytest.mark.parametrize("kind", tiny.RELATIVES)
+LONG = ("mpo", "comal", "mnpo")  # other sets in the same programs
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=pytest.mark.long if k in LONG else ()) for k in tiny.RELATIVES],
+)
 def test_the_average_gradient_is_the_one_of_the_paper(kind, monkeypatch):
     learner = _learner(kind, None, "preference")
     if kind == "egpo":  # What it looks at is one random step ahead; here it is anything.
