@@ -105,6 +105,7 @@ def placeholders(data_dir: Path) -> dict:
         "BATCH_SIZE": 32,
         "POLICIES": {"one": "policy", "other": "policy"},
         "EXPLOITED": {"one": ["training", "tournament"]},
+        "JUDGED": {"one": "tournament"},
     }
 
 

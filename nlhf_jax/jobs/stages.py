@@ -16,6 +16,7 @@ JOBS = {
     "data": "nlhf_jax.jobs:train_vocabulary",
     "games": "nlhf_jax.jobs:games",
     "exploitability": "nlhf_jax.jobs.exploiting:exploitability",
+    "comparison": "nlhf_jax.jobs.comparing:comparison",
     "report": "nlhf_jax.report.writing:write_report",
 }
 REFERENCE = "stage:"
