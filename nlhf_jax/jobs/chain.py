@@ -336,9 +336,9 @@ def _check_unchanged(
 
 
 def _table(times: Sequence[Mapping[str, Any]]) -> str:
-    width = max(len(row["name"]) for row in times) + 2
-    lines = [f"{'stage':{width}}{'job':10}time"]
+    width, of_job = (max(len(row[key]) for row in times) + 2 for key in ("name", "job"))
+    lines = [f"{'stage':{width}}{'job':{of_job}}time"]
     for row in times:
-        lines.append(f"{row['name']:{width}}{row['job']:10}{duration(row['seconds'])}")
+        lines.append(f"{row['name']:{width}}{row['job']:{of_job}}{duration(row['seconds'])}")
     total = sum(row["seconds"] for row in times)
-    return "\n".join([*lines, f"{'all':{width}}{'':10}{duration(total)}"])
+    return "\n".join([*lines, f"{'all':{width}}{'':{of_job}}{duration(total)}"])

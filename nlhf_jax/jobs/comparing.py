@@ -5,24 +5,23 @@ of them, judged by the population; a best response to each; and at the end the a
 (`nlhf_jax.studies.paper_table`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
-from matplotlib.figure import Figure
 
 from nlhf_jax import processes
 from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation.exploited import of_tournament
 from nlhf_jax.evaluation.intervals import Estimate
 from nlhf_jax.evaluation.results import TournamentResult
-from nlhf_jax.evaluation.seeds import settings_of
+from nlhf_jax.evaluation.seeds import over_seeds, settings_of
 from nlhf_jax.files import absolute
 from nlhf_jax.jobs.exploiting import POLICY, RESPONSE
 from nlhf_jax.jobs.match import RESULT
 from nlhf_jax.report import findings, plots
 from nlhf_jax.report.findings import Finding
-from nlhf_jax.studies import paper_table
+from nlhf_jax.studies import paper_table, paper_table_plots
 from nlhf_jax.studies.paper_table import Compared
 
 
@@ -101,7 +100,7 @@ def _directory(setting: str, seed: int) -> str:
 
 
 def comparison(workdir: str, tournament: str, judged: Mapping[str, str]) -> None:
-    """The finding: writes `workdir/findings.json` and its figure.
+    """The answers, the learners, and the published orderings, in `workdir/findings.json`.
 
     Args:
       workdir: the stage's directory.
@@ -122,85 +121,59 @@ def comparison(workdir: str, tournament: str, judged: Mapping[str, str]) -> None
         (setting,) = settings_of([name])
         values.setdefault(setting, []).append(plain.value)
         alone[setting] = plain
-    found = Compared(runs, values, alone)
-    directory = epath.Path(workdir)
+    run = absolute(epath.Path(workdir)).parent.name
+    findings.save(epath.Path(workdir), list(_findings(Compared(runs, values, alone), run)))
+
+
+def _findings(found: Compared, run: str) -> Iterator[Finding]:
     answers = list(paper_table.answers(found))
-    figure = exploitability_and_wins(found, absolute(directory).parent.name)
-    finding = Finding(
-        "comparison",
-        "What the learners come to",
-        " ".join(map(str, answers)),
-        plots.png(figure),
+    yield Finding(
+        "answers",
+        "What the study says",
+        "Every number has its 95 % interval over runs: what other seeds would give.",
+        plots.png(paper_table_plots.exploitability_and_wins(found, run)),
         {"answers": [vars(answer) for answer in answers]},
-        _table(found),
+        [["Question", "Answer", "Numbers"], *([*vars(answer).values()] for answer in answers)],
         " ".join(f"{answer.question} {answer.short}." for answer in answers),
     )
-    findings.save(directory, [finding, *_published(found, figure)])
+    rates = over_seeds(found.runs, found.settings)
+    yield Finding(
+        "learners",
+        "The learners",
+        "Means over all pairs of runs, on the same prompts; exploitability is what a best response,"
+        " trained against a run for a fixed number of steps, wins above one half.",
+        plots.png(plots.heat_map(rates, run)),
+        {"names": rates.names, "rates": rates.rate.tolist()},
+        _table(found),
+    )
+    compared = list(paper_table.orderings(found))
+    if compared:
+        yield Finding(
+            "published",
+            "Published orderings",
+            "Rates of the paper’s Table 1 (PaLM 2 as the judge) and of Calandriello et al. 2024,"
+            " and of the same pairs here. Those within .023 of one half, which is the paper’s own"
+            " interval, have no order.",
+            plots.png(paper_table_plots.published_and_found(compared, run)),
+            {"pairs": [[one, other, rate] for one, other, rate, *_ in compared]},
+            [
+                ["Pair", "Published", "Here", "The ordering"],
+                *(
+                    [f"{one} over {other}", f"{published:.3f}", _said(rate), verdict]
+                    for one, other, published, rate, verdict in compared
+                ),
+            ],
+        )
 
 
 def _table(found: Compared) -> list[list[str]]:
     rows = [["Learner", "Runs", "Win rate over the others", "Exploitability"]]
-    order = sorted(found.settings, key=lambda name: -_over_all(found, name).value)
-    for name in order:
+    for name in sorted(found.settings, key=lambda name: -found.over_all(name).value):
         exploitable = _said(found.exploitability(name)) if name in found.exploited else "–"
-        wins = _said(_over_all(found, name))
+        wins = _said(found.over_all(name))
         rows.append([name, str(len(found.settings[name])), wins, exploitable])
     return rows
 
 
-def _published(found: Compared, figure: Figure) -> list[Finding]:
-    """The published orderings one by one, if any of their pairs played."""
-    rows = [
-        [f"{one} over {other}", f"{published:.3f}", _said(rate), verdict]
-        for one, other, published, rate, verdict in paper_table.orderings(found)
-    ]
-    if not rows:
-        return []
-    text = (
-        "Rates of the paper’s Table 1 (PaLM 2 as the judge) and of Calandriello et al. 2024, and of"
-        " the same pairs here. Those within .023 of one half, which is the paper’s own interval,"
-        " have no order."
-    )
-    header = ["Pair", "Published", "Here", "The ordering"]
-    return [
-        Finding(
-            "published",
-            "Published orderings",
-            text,
-            plots.png(figure),
-            {"pairs": rows},
-            [header, *rows],
-        )
-    ]
-
-
-def _over_all(found: Compared, name: str) -> Estimate:
-    return found.over_all(name, list(found.settings))
-
-
 def _said(one: Estimate) -> str:
     return f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})"
-
-
-def exploitability_and_wins(found: Compared, run: str) -> Figure:
-    """Each setting by its win rate over the others and by how far it is exploited."""
-    with plots.new_figure(7.0, 4.6) as figure:
-        axes = figure.subplots()
-        for number, name in enumerate(found.exploited):
-            wins, lost = _over_all(found, name), found.exploitability(name)
-            color = plots.COLORS[number % len(plots.COLORS)]
-            axes.errorbar(
-                lost.value,
-                wins.value,
-                xerr=[[lost.value - lost.low], [lost.high - lost.value]],
-                yerr=[[wins.value - wins.low], [wins.high - wins.value]],
-                fmt=plots.MARKERS[number % len(plots.MARKERS)],
-                color=color,
-                elinewidth=0.8,
-            )
-            axes.annotate(name, (lost.value, wins.value), (4, 4), textcoords="offset points")
-        axes.axhline(0.5, color="0.6", linewidth=0.8)
-        axes.set_xlabel("exploitability: what a trained best response wins, less one half")
-        axes.set_ylabel("win rate over the other learners")
-        plots.sign(figure, run)
-        return figure

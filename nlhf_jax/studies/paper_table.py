@@ -67,8 +67,9 @@ class Compared:
         groups = {name: self.settings[name] for name in (one, other)}
         return over_seeds(self.runs, groups).between(one, other)
 
-    def over_all(self, one: str, others: Sequence[str]) -> Estimate:
+    def over_all(self, one: str, others: Sequence[str] | None = None) -> Estimate:
         """How often a run of a setting beats a run of the others, all runs drawn evenly."""
+        others = list(self.settings) if others is None else others
         rest = tuple(run for name in others if name != one for run in self.settings[name])
         groups = {one: self.settings[one], "the others": rest}
         return over_seeds(self.runs, groups).between(one, "the others")
