@@ -62,6 +62,7 @@ setup(
     package_data={
         "nlhf_jax.colab": ["*.ipynb"],
         "nlhf_jax.data.tldr_mini": ["*.model"],
+        "nlhf_jax.data.tldr_mini.v2": ["*.model"],
         "nlhf_jax.evaluation": ["blind_sheet.*"],
         "nlhf_jax.report": ["*.html", "*.css", "*.js"],
         "nlhf_jax.gin_configs": ["*.gin", "*/*.gin"],

@@ -26,6 +26,7 @@ from nlhf_jax.data.templates import (
 )
 from nlhf_jax.data.tldr.files import PROMPT_FORM
 from nlhf_jax.data.tldr_mini import population
+from nlhf_jax.data.tldr_mini.v2 import population as population_2
 from nlhf_jax.data.vocabularies import Vocabulary, tldr_mini_vocabulary
 from nlhf_jax.errors import UserError
 from nlhf_jax.evaluation.judges import Judge, PopulationJudge
@@ -79,25 +80,36 @@ class Dataset:
 
 
 @functools.cache  # the stages of a chain share what one of them has read
-def tldr_mini(data_dir: str, short_template: bool = True) -> Dataset:
+def tldr_mini(data_dir: str, short_template: bool = True, version: int | None = None) -> Dataset:
     """The generated posts and summaries, written under `data_dir` when first read.
 
     Args:
       data_dir: a directory for the TFDS files.
       short_template: leave the paper's instruction out of the rater's input, which for a small
         model would be half of what it reads.
+      version: 1 or 2, of the posts, the summaries and the raters; None for 1, which gin files of
+        earlier releases mean.
+
+    Raises:
+      UserError: there is no such version.
     """
     from nlhf_jax.data import sources, tasks
 
-    vocabulary = tldr_mini_vocabulary()
+    if version not in (None, 1, 2):
+        raise UserError(
+            f"there is no version {version!r} of tldr_mini; TLDR_MINI_VERSION is 1 or 2"
+        )
+    version = version or 1
+    name, raters = ("tldr_mini_2", population_2) if version == 2 else ("tldr_mini", population)
+    vocabulary = tldr_mini_vocabulary(version)
     dataset = Dataset(
-        "tldr_mini",
+        name,
         vocabulary,
         *_templates(vocabulary, short_template),
-        judge=PopulationJudge(population.preferences, name="tldr_mini"),
+        judge=PopulationJudge(raters.preferences, name=name),
     )
     tasks.register_tasks(
-        dataset.name, sources.tldr_mini_sources(data_dir), vocabulary, dataset.rater
+        name, sources.tldr_mini_sources(data_dir, version), vocabulary, dataset.rater
     )
     return dataset
 

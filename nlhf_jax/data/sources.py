@@ -49,19 +49,19 @@ def _ordered(dataset: tf.data.Dataset, rows: int, shuffled: bool, seed: int | No
     return dataset.shuffle(rows, seed=seed) if shuffled else dataset
 
 
-def tldr_mini_sources(data_dir: str | None) -> Sources:
-    """`tldr_mini`, written under `data_dir` when first read. The prompts are those of `sft`.
+def tldr_mini_sources(data_dir: str | None, version: int = 1) -> Sources:
+    """A version of `tldr_mini`, written under `data_dir` when first read. The prompts are `sft`'s.
 
     `data_dir` may be None, see `tfds_local.data_directory`.
     """
 
     def sft(split, shuffle_files, seed=None):
-        rows = tldr_mini.load("sft", split, data_dir)
+        rows = tldr_mini.load("sft", split, data_dir, version)
         rows = _ordered(rows, SPLIT_POSTS[split], shuffle_files, seed)
         return rows.map(lambda row: {"prompt": row["post"], "completions": row["summaries"]})
 
     def preferences(split, shuffle_files, seed=None):
-        rows = tldr_mini.load("preferences", split, data_dir)
+        rows = tldr_mini.load("preferences", split, data_dir, version)
         rows = _ordered(rows, SPLIT_COMPARISONS[split], shuffle_files, seed)
         return rows.map(
             lambda row: {

@@ -30,8 +30,9 @@ _SENTINEL = re.compile(r"▁?<extra_id_\d+>")
 
 _BLANK = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes it
 
-# Ships with the package.
+# Ship with the package, for the versions of `tldr_mini`.
 TLDR_MINI_MODEL = importlib.resources.files("nlhf_jax.data.tldr_mini") / "tldr_mini.model"
+TLDR_MINI_2_MODEL = importlib.resources.files("nlhf_jax.data.tldr_mini.v2") / "tldr_mini_2.model"
 
 
 # What the trainer would leave out without a word: texts longer than that, and those with its own
@@ -159,9 +160,10 @@ def _readable(texts: Iterable[str]) -> Iterator[str]:
 
 
 @functools.cache
-def tldr_mini_vocabulary() -> Vocabulary:
-    """The vocabulary of `tldr_mini`; it ships with the package."""
-    return Vocabulary(TLDR_MINI_MODEL.read_bytes(), f"the package's {TLDR_MINI_MODEL.name}")
+def tldr_mini_vocabulary(version: int = 1) -> Vocabulary:
+    """The vocabulary of a version of `tldr_mini`; it ships with the package."""
+    file = TLDR_MINI_2_MODEL if version == 2 else TLDR_MINI_MODEL
+    return Vocabulary(file.read_bytes(), f"the package's {file.name}")
 
 
 def train_vocabulary(

@@ -13,6 +13,7 @@ from nlhf_jax.checkpoints.networks import check_rows
 from nlhf_jax.checkpoints.opening import open_checkpoint
 from nlhf_jax.data import json_lines, templates, vocabularies
 from nlhf_jax.data.tldr_mini import text as tldr_mini_text
+from nlhf_jax.data.tldr_mini.v2 import text as tldr_mini_2_text
 from nlhf_jax.data.vocabularies import Vocabulary
 from nlhf_jax.errors import UserError
 from nlhf_jax.files import write_whole
@@ -23,6 +24,12 @@ _TEMPLATE_TEXTS = (
     templates.RATER_SUMMARY_2,
     templates.REWARD_INSTRUCTION,
     templates.REWARD_SUMMARY,
+)
+_SHORT_TEMPLATE_TEXTS = (
+    templates.SHORT_INSTRUCTION,
+    templates.SHORT_SUMMARY_1,
+    templates.SHORT_SUMMARY_2,
+    templates.SHORT_SUMMARY,
 )
 
 
@@ -101,11 +108,19 @@ def train_from_files(
     return vocabularies.train_vocabulary(list(texts()), path, size)
 
 
-def train_tldr_mini_vocabulary(path: str | os.PathLike) -> Vocabulary:
-    """Trains the vocabulary of `tldr_mini`: every word of its world and of the raters' templates.
+def train_tldr_mini_vocabulary(path: str | os.PathLike, version: int = 1) -> Vocabulary:
+    """Trains the vocabulary of a version of `tldr_mini`: every word of its world.
 
-    About 250 pieces, one a word, all in lower case; other text is spelled out.
+    About 250 pieces, one a word; other text is spelled out. That of version 1 has the words of the
+    paper's templates too, and all in lower case; that of version 2 those of the short templates,
+    and words as they are written.
     """
+    if version == 2:
+        texts = list(_SHORT_TEMPLATE_TEXTS)
+        for post, summaries in tldr_mini_2_text.references("train"):
+            texts += [post.text, *summaries]
+        words = sorted({word for text in texts for word in re.findall(r"[A-Za-z]+|[-,]", text)})
+        return vocabularies.train_vocabulary(texts, path, size=256, whole_words=words)
     texts = list(_TEMPLATE_TEXTS)
     for post, summaries in tldr_mini_text.references("train"):
         texts += [post.text, *summaries]

@@ -307,7 +307,7 @@ def _template_tokens(kind: str, settings: Mapping[str, Any]) -> tuple[int, tuple
     short = bool(settings.get(f"{source}.short_template"))
     path = settings.get(f"{source}.vocabulary")
     if source == "datasets.tldr_mini":
-        vocabulary = tldr_mini_vocabulary()
+        vocabulary = tldr_mini_vocabulary(settings.get(f"{source}.version") or 1)
     elif isinstance(path, str) and os.path.isfile(path):
         vocabulary = Vocabulary.load(path)
     else:

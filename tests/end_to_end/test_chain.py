@@ -5,13 +5,14 @@ import json
 import pytest
 
 from nlhf_jax.checkpoints import load
+from nlhf_jax.data.tldr_mini.v2 import population
 from nlhf_jax.data.vocabularies import TLDR_MINI_MODEL
 from nlhf_jax.jobs.convert import convert
 from nlhf_jax.main import main
 from tests.end_to_end.conftest import LENGTHS, RATER_LENGTHS
 
 LAYERS = "t5_layers.T5Config.num_{}_layers"
-STAGES = {"sft": 60, "reward": 4, "preference": 4, "policy": 2}
+STAGES = {"sft": 60, "reward": 4, "preference": 4, "policy": 2, "response": 2}
 
 
 def assert_no_guard_spoke(workdir, trainings):
@@ -21,6 +22,20 @@ def assert_no_guard_spoke(workdir, trainings):
     for path in metrics:
         assert "MAX_KL = 3.0" in (path.parent / "config.gin").read_text()
         assert '"guards"' not in path.read_text()
+
+
+def assert_the_first_lines_say_what_was_found(workdir):
+    """Who beats whom in which styles, and who can be exploited; each from its own stage."""
+    verdict = json.loads((workdir / "report.json").read_text())["verdict"]
+    assert verdict[0].startswith("RLHF is ") and " MD writes " in verdict[0]
+    assert " is the hardest to exploit: " in verdict[1]
+    (styles,) = json.loads((workdir / "styles" / "findings.json").read_text())["findings"]
+    lines = (workdir / "tournament" / "responses" / "RLHF.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    plain = [population.style_of(row["prompt"], row["completion"]) == "plain" for row in rows]
+    assert styles["numbers"]["RLHF"]["shares"]["plain"] == sum(plain) / len(plain)
+    played = json.loads((workdir / "tournament" / "tournament.json").read_text())
+    assert list(styles["numbers"]) == played["win_rates"]["names"][:-1]
 
 
 @pytest.mark.slow
@@ -39,6 +54,7 @@ def test_the_quickstart_runs_to_its_report_and_only_once(tmp_path, capsys):
         ),
         "--gin.tournament/NUM_PROMPTS=16",
         "--gin.tournament/BATCH_SIZE=16",
+        "--gin.exploit/NUM_PROMPTS=16",
     ]
     assert main(arguments) == 0
     result = json.loads((tmp_path / "tournament" / "tournament.json").read_text())
@@ -47,9 +63,10 @@ def test_the_quickstart_runs_to_its_report_and_only_once(tmp_path, capsys):
     assert result["win_rates"]["names"] == ["SFT", "RLHF", "SP", "MD", "BR", "EMA", "reference"]
     assert (tmp_path / "report.html").stat().st_size > 10_000
     assert_no_guard_spoke(tmp_path, trainings=8)
+    assert_the_first_lines_say_what_was_found(tmp_path)
     capsys.readouterr()
     assert main(arguments) == 0
-    assert capsys.readouterr().out.count("complete already") == 10
+    assert capsys.readouterr().out.count("complete already") == 12
     assert main([*arguments, "--gin.SEED=3"]) == 2
     assert "SEED" in capsys.readouterr().err
 
