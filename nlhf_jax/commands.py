@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
     from nlhf_jax.jobs import chain
 
     check_writable(options.workdir, "--workdir")
-    options.gin_file = _of_scale(options.gin_file, getattr(options, "scale", None))
+    options.gin_file = chain.of_scale(options.gin_file, getattr(options, "scale", None))
 
     def names_stage(override: str) -> bool:
         return "/" in override.partition("=")[0]
@@ -51,13 +51,6 @@ def run(options: argparse.Namespace) -> None:
         options.accept_changes,
         config,
     )
-
-
-def _of_scale(gin_files: list[str], scale: str | None) -> list[str]:
-    """`--scale=small` runs F_small.gin, which includes F.gin and says what is smaller."""
-    if scale is None:
-        return gin_files
-    return [*gin_files[:-1], f"{gin_files[-1].removesuffix('.gin')}_{scale}.gin"]
 
 
 def exploit(options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ of them, judged by the population; a best response to each; and at the end the a
 (`nlhf_jax.studies.paper_table`).
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,8 +32,7 @@ def stages(
     only: Sequence[str] | None,
     seeds: int,
     exploited_seeds: int,
-    response_steps: int,
-    exploit: str,
+    exploit: Mapping[str, Any],
     tournament: str,
     summary: str,
     rater: str,
@@ -47,11 +47,10 @@ def stages(
       only: the settings of `learners` that are trained; None for all.
       seeds: runs of each.
       exploited_seeds: against so many of them a best response is trained.
-      response_steps: of each best response's training.
-      exploit, tournament, summary: gin files of a best response's training, of a tournament, and of
-        `comparison`.
-      rater: the stage of the preference model that responses are trained against.
-      reference: the stage of the SFT policy, which plays as well.
+      exploit: macros of `exploit.gin`.
+      tournament, summary: gin files of the tournament of all runs, and of `comparison`.
+      rater: checkpoint of the preference model.
+      reference: that of the SFT policy, which plays as well.
 
     Raises:
       UserError: `only` names none of `learners`, or there are no seeds.
@@ -62,30 +61,22 @@ def stages(
     if unknown:
         raise UserError(f"ONLY names {unknown[0]!r}, but the learners are {', '.join(learners)}")
     shared = {"INITIAL_CHECKPOINT": reference, "RATER_CHECKPOINT": rater}
-    found: list[Mapping[str, Any]] = list(before)
-    players = {"SFT": reference}
+    found, players = list(before), {"SFT": reference}
     for seed in range(seeds):
         for name in learners if only is None else only:
-            learner, stage = learners[name], _directory(name, seed)
+            learner, stage = learners[name], _as_file(f"{name}#{seed}")
             macros = {**shared, **learner.get("macros", {}), "SEED": seed}
             found.append(_stage(stage, "train", learner["gin_file"], macros))
             for setting, suffix in {name: "", **learner.get("also", {})}.items():
                 players[f"{setting}#{seed}"] = f"stage:{stage}{suffix}"
     found.append(_stage("tournament", "evaluate", tournament, {"PLAYERS": players}))
 
-    places = {}
-    response = {**shared, "TRAIN_STEPS": response_steps, "TAU": 0.0}
-    for name, checkpoint in players.items():
-        setting, _, seed_of = name.partition("#")
-        if int(seed_of or 0) >= exploited_seeds:
-            continue
-        own = _directory(setting, int(seed_of or 0))
-        macros = {**response, "START_CHECKPOINT": checkpoint}
-        found.append(_stage(f"response_to_{own}", "train", exploit, macros))
-        met = {POLICY: checkpoint, RESPONSE: f"stage:response_to_{own}#best"}
-        found.append(_stage(f"judged_{own}", "evaluate", tournament, {"PLAYERS": met}))
-        places[name] = f"stage:judged_{own}"
-    macros = {"TOURNAMENT": "stage:tournament", "JUDGED": places}
+    met = [run for run in players if int(run.partition("#")[2] or 0) < exploited_seeds]
+    if met:
+        macros = {"POLICIES": {_as_file(run): players[run] for run in met}, **exploit}
+        found.append(_stage("exploit", "exploit", "exploit.gin", macros))
+    judged = {run: f"stage:exploit/chain/judged_{_as_file(run)}" for run in met}
+    macros = {"TOURNAMENT_DIR": "stage:tournament", "JUDGED": judged}
     found.append(_stage("comparison", "comparison", summary, macros))
     return [*found, {"name": "report", "job": "report"}]
 
@@ -94,9 +85,9 @@ def _stage(name: str, job: str, gin_file: str, macros: Mapping[str, Any]) -> dic
     return {"name": name, "job": job, "gin_file": gin_file, "macros": dict(macros)}
 
 
-def _directory(setting: str, seed: int) -> str:
-    """A run's stage; of `EMA1*` it is `EMA1_average_0`."""
-    return f"{setting.replace('*', '_average').replace('-', '_')}_{seed}"
+def _as_file(run: str) -> str:
+    """A run's name as that of a stage: `EMA1*#0` is `EMA1_average_0`."""
+    return re.sub(r"[#-]", "_", run.replace("*", "_average"))
 
 
 def comparison(workdir: str, tournament: str, judged: Mapping[str, str]) -> None:

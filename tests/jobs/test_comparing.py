@@ -23,8 +23,7 @@ SETTINGS = {
     "only": None,
     "seeds": 2,
     "exploited_seeds": 1,
-    "response_steps": 7,
-    "exploit": "exploit.gin",
+    "exploit": {"RESPONSE_STEPS": 7},
     "tournament": "tournament.gin",
     "summary": "comparison.gin",
     "rater": "stage:preference",
@@ -54,17 +53,19 @@ def test_all_runs_play_and_some_of_each_are_exploited():
     runs = [f"{name}#{seed}" for seed in (0, 1) for name in ("RLHF", "SP", "EMA1", "EMA1*")]
     assert list(players) == ["SFT", *runs]
     assert players["EMA1*#1"] == "stage:EMA1_1#average"
-    judged = found["comparison"]["macros"]["JUDGED"]
-    assert judged == {
-        "SFT": "stage:judged_SFT_0",
-        "RLHF#0": "stage:judged_RLHF_0",
-        "SP#0": "stage:judged_SP_0",
-        "EMA1#0": "stage:judged_EMA1_0",
-        "EMA1*#0": "stage:judged_EMA1_average_0",
+    assert found["exploit"]["macros"] == {
+        "POLICIES": {
+            "SFT": "stage:sft",
+            "RLHF_0": "stage:RLHF_0",
+            "SP_0": "stage:SP_0",
+            "EMA1_0": "stage:EMA1_0",
+            "EMA1_average_0": "stage:EMA1_0#average",
+        },
+        "RESPONSE_STEPS": 7,
     }
-    response = found["response_to_EMA1_average_0"]["macros"]
-    assert response["START_CHECKPOINT"] == "stage:EMA1_0#average"
-    assert (response["TRAIN_STEPS"], response["TAU"]) == (7, 0.0)
+    judged = found["comparison"]["macros"]["JUDGED"]
+    assert list(judged) == ["SFT", *runs[:4]]
+    assert judged["EMA1*#0"] == "stage:exploit/chain/judged_EMA1_average_0"
 
 
 def test_some_learners_alone_can_be_asked_for():
