@@ -28,13 +28,12 @@ def run(options: argparse.Namespace) -> None:
     from nlhf_jax.jobs import chain
 
     check_writable(options.workdir, "--workdir")
+    gin_files = chain.of_scale(options.gin_file, getattr(options, "scale", None))
 
-    def names_stage(override: str) -> bool:
-        return "/" in override.partition("=")[0]
-
+    by_stage = [each for each in options.overrides if "/" in each.partition("=")[0]]
     configuration.parse(
-        options.gin_file,
-        [override for override in options.overrides if not names_stage(override)],
+        gin_files,
+        [override for override in options.overrides if override not in by_stage],
         workdir=options.workdir,
         search_paths=options.gin_search_paths,
     )
@@ -44,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
     chain.run(
         options.workdir,
         arguments["stages"],
-        [override for override in options.overrides if names_stage(override)],
+        by_stage,
         options.gin_search_paths,
         arguments.get("macros"),
         options.accept_changes,

@@ -124,14 +124,86 @@ def ipo(
     Returns:
       A scalar, 0 for a policy that is the reference.
     """
+    log_ratio = _log_ratios(log_probs, reference_log_probs, preference, mask, row_weights)
+    preference = jax.lax.stop_gradient(preference)
+    h = log_ratio[:, 0] - log_ratio[:, 1]
+    return jnp.sum(row_weights * (tau * jnp.square(h) - (2.0 * preference - 1.0) * h))
+
+
+def dpo(
+    log_probs: jax.Array,
+    reference_log_probs: jax.Array,
+    preference: jax.Array,
+    mask: jax.Array,
+    row_weights: jax.Array,
+    tau: float,
+) -> jax.Array:
+    """Online DPO (Guo et al. 2024, arXiv 2402.04792): a logistic regression of the log ratio.
+
+    With h of `ipo` a pair costs `-p log sigmoid(tau h) - (1 - p) log sigmoid(-tau h)`: the vote is
+    averaged out. It is least where `tau h = logit p`, which a Bradley-Terry preference allows for
+    all pairs at once. Arguments as of `ipo`.
+
+    Returns:
+      A scalar, log 2 for a policy that is the reference.
+    """
+    log_ratio = _log_ratios(log_probs, reference_log_probs, preference, mask, row_weights)
+    h = tau * (log_ratio[:, 0] - log_ratio[:, 1])
+    return preference_cross_entropy(h, jax.lax.stop_gradient(preference), row_weights)
+
+
+def sppo(
+    log_probs: jax.Array,
+    previous_log_probs: jax.Array,
+    win_rates: jax.Array,
+    mask: jax.Array,
+    row_weights: jax.Array,
+    eta: float,
+) -> jax.Array:
+    """SPPO (Wu et al. 2024, arXiv 2405.00675): the log ratio is regressed on the win rate.
+
+    With the log ratio `r = log(pi(y) / pi_t(y))` a response costs
+
+        r^2 / (2 eta) - (w - 1/2) r,
+
+    which is the paper's `(r - eta (w - 1/2))^2` divided by 2 eta, up to a constant, so that at
+    pi = pi_t its gradient is that of self-play without regularisation.
+
+    Args:
+      log_probs: `[B, G, T]`, of the tokens of G responses of pi_t under the policy.
+      previous_log_probs: `[B, G, T]`, of the same tokens under pi_t.
+      win_rates: `[B, G]`, w = P(y > pi_t) in [0, 1], or an estimate of it.
+      mask: `[B, G, T]`.
+      row_weights: `[B]`.
+      eta: the step size of multiplicative weights, > 0.
+
+    Returns:
+      A scalar, the mean over the G responses; 0 for a policy that is pi_t.
+    """
+    chex.assert_rank(log_probs, 3)
+    chex.assert_equal_shape([log_probs, previous_log_probs, mask])
+    chex.assert_shape(win_rates, log_probs.shape[:2])
+    chex.assert_shape(row_weights, log_probs.shape[:1])
+    win_rates, previous_log_probs = jax.lax.stop_gradient((win_rates, previous_log_probs))
+    log_ratio = jnp.sum((log_probs - previous_log_probs) * mask, axis=-1)
+    cost = jnp.square(log_ratio) / (2.0 * eta) - (win_rates - 0.5) * log_ratio
+    return jnp.sum(row_weights * jnp.mean(cost, axis=-1))
+
+
+def _log_ratios(
+    log_probs: jax.Array,
+    reference_log_probs: jax.Array,
+    preference: jax.Array,
+    mask: jax.Array,
+    row_weights: jax.Array,
+) -> jax.Array:
+    """`log(pi(y) / mu(y))` of both responses of a pair, `[B, 2]`."""
     chex.assert_shape([log_probs, reference_log_probs, mask], (None, 2, None))
     chex.assert_equal_shape([log_probs, reference_log_probs, mask])
     chex.assert_shape([preference, row_weights], (log_probs.shape[0],))
-    # The theory has no gradient through p, nor through whoever wrote y and y'.
-    preference, reference_log_probs = jax.lax.stop_gradient((preference, reference_log_probs))
-    log_ratio = jnp.sum((log_probs - reference_log_probs) * mask, axis=-1)
-    h = log_ratio[:, 0] - log_ratio[:, 1]
-    return jnp.sum(row_weights * (tau * jnp.square(h) - (2.0 * preference - 1.0) * h))
+    # The theory has no gradient through the reference, nor through whoever wrote y and y'.
+    reference_log_probs = jax.lax.stop_gradient(reference_log_probs)
+    return jnp.sum((log_probs - reference_log_probs) * mask, axis=-1)
 
 
 def cross_entropy(log_probs: jax.Array, token_weights: jax.Array) -> jax.Array:

@@ -96,6 +96,12 @@ def _configured_parser(job: str, what: str, start: Callable) -> Callable[[], _Pa
                 metavar="[NAME=]DIR",
                 help="a policy's checkpoint; may be given several times",
             )
+        if job == "run":
+            parser.add_argument(
+                "--scale",
+                metavar="NAME",
+                help="of a file F.gin, the smaller or larger F_NAME.gin beside it: --scale=small",
+            )
         if job in ("run", "train", "exploit"):
             parser.add_argument(
                 "--accept_changes",

@@ -105,6 +105,7 @@ def placeholders(data_dir: Path) -> dict:
         "BATCH_SIZE": 32,
         "POLICIES": {"one": "policy", "other": "policy"},
         "EXPLOITED": {"one": ["training", "tournament"]},
+        "JUDGED": {"one": "tournament"},
     }
 
 
@@ -309,7 +310,18 @@ def check_state(learner) -> None:
             assert math.prod(leaf.sharding.shard_shape(leaf.shape)) * 4 == math.prod(leaf.shape)
 
 
-@pytest.mark.parametrize("name", [name for name in TRAININGS if name not in TRACED])
+# Networks of which others are built as well, in half a minute each.
+BUILT_LONG = ("tldr/antisymmetric.gin", "tldr/embedding.gin", "tldr/reward.gin")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.long if name in BUILT_LONG else ())
+        for name in TRAININGS
+        if name not in TRACED
+    ],
+)
 def test_a_training_builds_its_state_without_an_array(name, tmp_path, checkpoints_without_arrays):
     before = {id(array) for array in jax.live_arrays()}
     learner, _ = learner_of(name, tmp_path)

@@ -270,3 +270,12 @@ def test_data_check_says_what_is_wrong_on_which_line(nlhf, tmp_path):
     assert code == 2
     assert "bad.jsonl, line 1: " in stdout
     assert stderr == "nlhf: error: there are bad lines in bad.jsonl\n"
+
+
+def test_a_scale_is_the_file_of_that_name_beside_the_chain_s(nlhf, tmp_path):
+    """Before anything runs, so that the sentence names the file that was looked for."""
+    arguments = ["run", "--gin_file=studies/paper_table.gin", f"--workdir={tmp_path / 'out'}"]
+    code, _, err = nlhf(*arguments, "--scale=tiny")
+    assert code == 2 and "studies/paper_table_tiny.gin does not exist" in err
+    code, _, err = nlhf(*arguments, "--scale=small", "--gin.SEEDS=0")
+    assert code == 2 and "SEEDS is 0 but must be at least 1" in err

@@ -50,6 +50,21 @@ SAMPLERS = {
     "ipo_md": opponents.geometric_mixture(0.3),
     "ipo_ema": opponents.moving_average(0.9),
 }
+PAST = 2  # MNPO's policies
+# The learners of other papers: opponent and, of tau, objective.
+RELATIVES = {
+    "egpo": (opponents.lookahead(), lambda tau: objectives.policy_gradient(tau, "exact")),
+    "mpo": (
+        opponents.magnetic(2),
+        lambda tau: objectives.policy_gradient(tau, "exact", 1, "magnet"),
+    ),
+    "online_dpo": (opponents.self_play(), objectives.dpo),
+    "sppo": (opponents.previous(2), lambda tau: objectives.sppo(1 / tau)),
+    "inpo": (opponents.previous(2), lambda tau: objectives.inpo(tau, 3 * tau)),
+    "comal": (opponents.previous(2, 4), lambda tau: objectives.inpo(tau, 3 * tau, "magnet")),
+    "mnpo": (opponents.past(PAST, 2), lambda tau: objectives.mnpo(3 * tau, 0.4, PAST)),
+}
+POLICIES = (*OPPONENTS, *SAMPLERS, *RELATIVES)
 # Of the samplers one: the others are its program with other players.
 LEARNERS = ("supervised", "preference", "reward", "embedding", *OPPONENTS, "ipo_md")
 
@@ -120,17 +135,24 @@ def policy_learner(
     rater_kind: str = "preference",
     samples: int = 1,
     start_at_reference: bool = False,
+    objective: objectives.Objective | None = None,
     **learner,
 ) -> PolicyLearner:
     """A policy learner whose policy (seed 1), reference (seed 2) and rater (seed 3) all differ.
 
-    `kind` is of `OPPONENTS`, or of `SAMPLERS`, whose learners have no `kl`.
+    `kind` is of `OPPONENTS`, of `SAMPLERS`, whose learners have no `kl`, or of `RELATIVES`.
     """
     start = {} if start_at_reference else {"initial_params": lambda: params(network, 1, scale)}
     settings = {"partitioner": one_device(), "optimizer": optimizer(), "seed": 0} | start | learner
     partitioner = settings["partitioner"]
     rater_network = rater_network or model(RATER_VOCABULARY)
-    opponent = (OPPONENTS | SAMPLERS)[kind]
+    if kind in RELATIVES:
+        opponent, make = RELATIVES[kind]
+        objective = objective or make(tau)
+    else:
+        opponent = (OPPONENTS | SAMPLERS)[kind]
+        gradient = objectives.policy_gradient(tau, kl, samples)
+        objective = objective or (objectives.ipo(tau) if kind in SAMPLERS else gradient)
     if kind == "rlhf":
         scorer = RewardScorer(RewardModel(rater_network, REWARD_TEMPLATE))
     else:
@@ -138,9 +160,7 @@ def policy_learner(
     return PolicyLearner(
         model=network,
         opponent=opponent,
-        objective=objectives.ipo(tau)
-        if kind in SAMPLERS
-        else objectives.policy_gradient(tau, kl, samples),
+        objective=objective,
         scorer=scorer,
         reference_params=lambda dtype: placed(
             partitioner, network, network.frozen_params(params(network, 2, scale), dtype)
@@ -154,7 +174,7 @@ def policy_learner(
 def learner(kind: str, network: T5 | None = None, **settings) -> Learner:
     """A learner of one of `LEARNERS` for `batch`; `settings` are those of `Learner`."""
     network = network or model(RATER_VOCABULARY)
-    if kind in OPPONENTS or kind in SAMPLERS:
+    if kind in POLICIES:
         return policy_learner(network, kind, rater_network=network, **settings)
     settings = {
         "partitioner": one_device(),
@@ -184,7 +204,7 @@ def batch(kind: str, index: int, size: int = 8) -> dict[str, np.ndarray]:
     """A random batch for `learner(kind)`; chosen and rejected are never the same."""
     rng = np.random.default_rng(index)
     text, first, second = (texts(rng, size, length) for length in (5, 4, 4))
-    if kind in OPPONENTS or kind in SAMPLERS:
+    if kind in POLICIES:
         return {"inputs": text}
     if kind == "supervised":
         return {"inputs": text, "targets": first}

@@ -98,9 +98,9 @@ def settings(gin_files: Sequence[str], overrides: Sequence[str] = ()) -> list[Se
 
 
 def stages(found: Sequence[Setting]) -> list[Mapping[str, Any]]:
-    """The entries of `chain.run.stages`; none if the files describe no chain."""
+    """The entries of `chain.run.stages`; none if the files list none, or a function makes them."""
     for setting in found:
-        if setting.name.endswith("chain.run.stages"):
+        if setting.name.endswith("chain.run.stages") and isinstance(setting.value, list):
             return list(setting.value)
     return []
 

@@ -71,7 +71,7 @@ def _groups(found: Sequence[Setting]) -> Iterable[tuple[str, list[Setting]]]:
         for setting in found
         if not setting.is_macro
         and not str(setting.value).startswith("%")
-        and not setting.name.endswith("chain.run.stages")
+        and not (setting.name.endswith("chain.run.stages") and isinstance(setting.value, list))
     ]
     for title, settings in (("macros", macros), ("beside the macros", others)):
         if settings:

@@ -97,6 +97,44 @@ def optimum(game: Game, reward: jax.Array) -> jax.Array:
     return measures.optimal_policy(game, reward)
 
 
+@functools.partial(jax.jit, static_argnames="max_iterations")
+def self_consistent(game: Game, beta: float, max_iterations: int = 100_000) -> jax.Array:
+    """Where online DPO stays: the policy whose own samples give the reward that it is optimal for.
+
+    `pi(y) ∝ mu(y) exp(r(y) / beta)` with r fitted to comparisons of responses of pi: an action wins
+    as often as its reward says against those that pi writes. Found by small steps from mu; log-
+    probabilities `[X, Y]`, NaN where they did not arrive.
+
+    Args:
+      game: who is preferred to whom.
+      beta: DPO's: what a nat of the log ratio is worth as a logit of preference, > 0.
+      max_iterations: of each context.
+    """
+    step = jnp.minimum(beta, 1.0)  # the larger, the nearer to turning round the fixed point
+
+    def of_context(preference, log_reference):
+        def left(reward):
+            """How much oftener than its reward says each action wins against pi."""
+            policy = jnp.exp(measures.normalize(log_reference + reward / beta))
+            said = jax.nn.sigmoid(reward[:, None] - reward[None, :])
+            return (preference - said) @ policy
+
+        def improve(state):
+            reward, _, iteration = state
+            reward = reward + step * left(reward)
+            return reward, jnp.max(jnp.abs(left(reward))), iteration + 1
+
+        def unfinished(state):
+            return (state[1] > 1e-12) & (state[2] < max_iterations)
+
+        start = (jnp.zeros_like(log_reference), jnp.inf, jnp.int32(0))
+        reward, least, _ = jax.lax.while_loop(unfinished, improve, start)
+        found = measures.normalize(log_reference + reward / beta)
+        return jnp.where(least < 1e-6, found, jnp.nan)
+
+    return jax.vmap(of_context)(game.preference, game.log_reference)
+
+
 def preference(reward: jax.Array) -> jax.Array:
     """`sigmoid(r(y) - r(y'))`: `[X, Y]` to `[X, Y, Y]`."""
     return jax.nn.sigmoid(reward[..., :, None] - reward[..., None, :])

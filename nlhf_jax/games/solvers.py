@@ -230,6 +230,37 @@ class Extragradient(_OnePolicy):
         return _mirror_step(game, state, _mirror_step(game, state, state, eta), eta)
 
 
+@dataclasses.dataclass(frozen=True)
+class MagneticMirrorDescent:
+    """MPO (Wang et al. 2025, arXiv 2410.16714): mirror descent whose reference moves.
+
+    Every `period` steps the *magnet*, which takes mu's place, becomes the policy. Between two moves
+    the policy nears the equilibrium of the game that is regularised towards the magnet; these come
+    near an equilibrium of the plain game, so that the last iterate does, whatever tau is. With many
+    steps between two moves it is the proximal point method of COMAL (Liu et al. 2024, arXiv
+    2410.23223).
+
+    Attributes:
+      learning_rate: eta, a constant or a schedule, with eta tau <= 1.
+      period: steps between two moves of the magnet, >= 1.
+    """
+
+    learning_rate: float | Schedule
+    period: int
+
+    def init(self, game: Game, log_start: jax.Array) -> State:
+        return log_start, game.log_reference
+
+    def step(self, game: Game, state: State, index: jax.Array, key: jax.Array) -> State:
+        policy, magnet = state
+        drawn = dataclasses.replace(game, log_reference=magnet)
+        policy = _mirror_step(drawn, policy, policy, rate(self.learning_rate, game, index))
+        return policy, jnp.where((index + 1) % self.period == 0, policy, magnet)
+
+    def policies(self, state: State) -> dict[str, jax.Array]:
+        return {"last": state[0]}
+
+
 def _mirror_step(game: Game, policy: jax.Array, opponent: jax.Array, eta: jax.Array) -> jax.Array:
     """`pi(y)^(1 - eta tau) mu(y)^(eta tau) exp(eta P(y > opponent))`, normalised."""
     mixture = (1 - eta * game.tau) * policy + eta * game.tau * game.log_reference

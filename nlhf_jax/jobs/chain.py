@@ -82,6 +82,12 @@ def none_given(choices: Sequence[str | None]) -> bool:
     return all(choice is None for choice in choices)
 
 
+def of_scale(gin_files: Sequence[str], scale: str | None) -> list[str]:
+    """`--scale=small` runs F_small.gin, which includes F.gin and says what is smaller."""
+    *others, last = gin_files
+    return [*others, last if scale is None else f"{last.removesuffix('.gin')}_{scale}.gin"]
+
+
 def run(
     workdir: str | os.PathLike,
     stages: Sequence[Mapping[str, Any]],
@@ -336,9 +342,9 @@ def _check_unchanged(
 
 
 def _table(times: Sequence[Mapping[str, Any]]) -> str:
-    width = max(len(row["name"]) for row in times) + 2
-    lines = [f"{'stage':{width}}{'job':10}time"]
+    width, of_job = (max(len(row[key]) for row in times) + 2 for key in ("name", "job"))
+    lines = [f"{'stage':{width}}{'job':{of_job}}time"]
     for row in times:
-        lines.append(f"{row['name']:{width}}{row['job']:10}{duration(row['seconds'])}")
+        lines.append(f"{row['name']:{width}}{row['job']:{of_job}}{duration(row['seconds'])}")
     total = sum(row["seconds"] for row in times)
-    return "\n".join([*lines, f"{'all':{width}}{'':10}{duration(total)}"])
+    return "\n".join([*lines, f"{'all':{width}}{'':{of_job}}{duration(total)}"])

@@ -17,6 +17,7 @@ JOBS = {
     "games": "nlhf_jax.jobs:games",
     "exploit": "nlhf_jax.jobs.exploiting:exploit",
     "exploitability": "nlhf_jax.jobs.exploiting:exploitability",
+    "comparison": "nlhf_jax.jobs.comparing:comparison",
     "styles": "nlhf_jax.jobs.styles:styles",
     "report": "nlhf_jax.report.writing:write_report",
 }

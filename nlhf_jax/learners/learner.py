@@ -147,12 +147,19 @@ class Learner(abc.ABC):
 
     @abc.abstractmethod
     def loss(self, params: PyTree, frozen: PyTree, rows: Rows) -> tuple[jax.Array, Metrics]:
-        """A scalar that is a sum over rows, and metrics that are such sums as well."""
+        """A scalar that is a sum over rows, and metrics that are such sums as well.
+
+        `frozen` is what `loss_reads` gives.
+        """
+
+    def loss_reads(self, state: TrainState, frozen: PyTree) -> PyTree:
+        """Parameters that the loss reads and a step does not train."""
+        return frozen
 
     def evaluate(self, state: TrainState, frozen: PyTree, batch: Batch) -> Metrics:
         """Metrics of a batch without training on it; by default those of the loss."""
         rows, metrics = self.rows(state, frozen, batch)
-        return metrics | self.loss(state.params, frozen, rows)[1]
+        return metrics | self.loss(state.params, self.loss_reads(state, frozen), rows)[1]
 
     def dropout_keys(self, state: TrainState, batch: Batch) -> Rows:
         """Among the rows of a learner that trains with dropout: a key each; none in evaluation."""
@@ -219,7 +226,7 @@ class Learner(abc.ABC):
                 state,
                 batch,
                 rows=lambda state, batch: self.rows(state, frozen, batch),
-                loss=lambda params, rows: self.loss(params, frozen, rows),
+                loss=lambda params, rows: self.loss(params, self.loss_reads(state, frozen), rows),
                 optimizer=self._factory.optimizer,
                 follow=self.follow,
                 microbatches=self._microbatches,

@@ -1,4 +1,4 @@
-"""The policy learner: Nash-MD-PG, Nash-EMA-PG, self-play, best response, RLHF, and IPO.
+"""The policy learner: Nash-MD-PG, its relatives, RLHF, and learners from pairs.
 
 The policy and an opponent write responses, a scorer says what they are worth, and an objective
 makes a loss of that: see `nlhf_jax.opponents`, `nlhf_jax.raters` and `nlhf_jax.objectives`.
@@ -10,10 +10,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from nlhf_jax import losses
 from nlhf_jax.errors import UserError
-from nlhf_jax.learners.learner import Batch, Learner, Metrics, Rows, row_weights
+from nlhf_jax.learners.learner import (
+    Batch,
+    Learner,
+    Metrics,
+    Rows,
+    accumulate_gradients,
+    row_weights,
+)
 from nlhf_jax.learners.state import Purpose, TrainState, key_for
 from nlhf_jax.models.language_model import (
     PyTree,
@@ -21,8 +29,8 @@ from nlhf_jax.models.language_model import (
     response_mask,
     token_log_probs,
 )
-from nlhf_jax.objectives import Objective, Scored
-from nlhf_jax.opponents import POLICY, REFERENCE, Opponent, Player
+from nlhf_jax.objectives import Objective, Scored, anchor_of
+from nlhf_jax.opponents import LOOKAHEAD, POLICY, REFERENCE, Opponent, Player
 from nlhf_jax.raters import Scorer, score_against, score_and_more
 from nlhf_jax.rollout import rollout
 from nlhf_jax.sharding import map_batch
@@ -77,6 +85,7 @@ class PolicyLearner(Learner):
         self._evaluated = REFERENCE if opponent is None else opponent.evaluated
         self._players = objective.players(None if opponent is None else opponent.weights, scorer)
         self._objective = objective
+        self._anchor = anchor_of(objective)
         self._scorer = scorer
         self._max_response_length = max_response_length
         self._reference_params = reference_params
@@ -105,26 +114,53 @@ class PolicyLearner(Learner):
         return start
 
     def rows(self, state: TrainState, frozen: PyTree, batch: Batch) -> tuple[Rows, Metrics]:
-        return self._play(state, frozen, batch, self._players, Purpose.ROLLOUT)[:2]
+        purpose = Purpose.ROLLOUT
+        if any(LOOKAHEAD in player for player in self._players):
+            with jax.named_scope("lookahead"):
+                ahead = self._look_ahead(state, frozen, batch)
+            state = state.replace(kept=state.kept | {LOOKAHEAD: ahead})
+            purpose = Purpose.AGAINST_LOOKAHEAD
+        return self._play(state, frozen, batch, self._players, purpose)[:2]
+
+    def _look_ahead(self, state: TrainState, frozen: PyTree, batch: Batch) -> PyTree:
+        """The policy after a step of self-play; nothing else of that step is kept."""
+        players = [POLICY if LOOKAHEAD in player else player for player in self._players]
+        rows = self._play(state, frozen, batch, players, Purpose.ROLLOUT)[0]
+        gradient, _ = accumulate_gradients(
+            lambda params, rows: self.loss(params, self.loss_reads(state, frozen), rows),
+            state.params,
+            jax.lax.stop_gradient(rows),
+            self._microbatches,
+        )
+        updates, _ = self._factory.optimizer.update(gradient, state.opt_state, state.params)
+        return optax.apply_updates(state.params, updates)
+
+    def loss_reads(self, state: TrainState, frozen: PyTree) -> PyTree:
+        return frozen | {name: state.kept[name] for name in self._anchor if name != "reference"}
 
     def loss(self, params: PyTree, frozen: PyTree, rows: Rows) -> tuple[jax.Array, Metrics]:
         inputs, responses = rows["inputs"], rows["responses"]
         with jax.named_scope("reference"):
-            context = rows["reference_context"]
-            reference_logits = logits_of_streams(
-                self.model, frozen["reference"], context, responses
-            )
+            fixed = {
+                name: logits_of_streams(self.model, frozen[name], context, responses)
+                for name, context in rows["contexts"].items()
+            }
+            reference_logits = fixed["reference"]
         with jax.named_scope("gradient"):
             own = self.model.encode(params, inputs)
             logits = logits_of_streams(self.model, params, own, responses)
+            of_fixed = {name: token_log_probs(x, responses) for name, x in fixed.items()}
+            kls = {name: losses.per_token_kl(logits[:, 0], x[:, 0]) for name, x in fixed.items()}
             scored = Scored(
                 responses=responses,
                 mask=response_mask(responses, self.model.tokens.eos),
                 logits=logits,
                 reference_logits=reference_logits,
                 log_probs=token_log_probs(logits, responses),
-                reference_log_probs=token_log_probs(reference_logits, responses),
-                kl=losses.per_token_kl(logits[:, 0], reference_logits[:, 0]),
+                reference_log_probs=of_fixed["reference"],
+                kl=kls["reference"],
+                anchor_log_probs=_weighted(self._anchor, of_fixed),
+                anchor_kl=_weighted(self._anchor, kls),
                 targets=rows["targets"],
                 row_weights=rows["row_weights"],
             )
@@ -141,7 +177,7 @@ class PolicyLearner(Learner):
             (rows["inputs"], y, other),
             self._microbatches,
         )
-        metrics |= self.loss(state.params, frozen, rows)[1]
+        metrics |= self.loss(state.params, self.loss_reads(state, frozen), rows)[1]
         if self._scorer.pairwise:  # In training it is the opponent's.
             del metrics[self._scorer.measures]
         name = f"win_rate_over_{'_'.join(self._evaluated)}"
@@ -161,7 +197,8 @@ class PolicyLearner(Learner):
         inputs, weights = batch["inputs"], row_weights(batch)
         with jax.named_scope("rollout"):
             sets = {"policy": state.params, "reference": frozen["reference"]} | state.kept
-            names = sorted({"reference"}.union(*players))  # The loss reads its context.
+            read = {"reference", *self._anchor}  # The loss reads their contexts.
+            names = sorted(read.union(*players))
             contexts = {name: self.model.encode(sets[name], inputs) for name in names}
             key = key_for(self.seed, state.step, purpose)
             if "batch_number" in batch:  # One of several that this step is evaluated on.
@@ -182,7 +219,7 @@ class PolicyLearner(Learner):
             "responses": responses[:, : self._objective.learned],
             "targets": self._objective.targets(self._scorer, scores, weights),
             "row_weights": weights,
-            "reference_context": contexts["reference"],
+            "contexts": {name: contexts[name] for name in read},
         }
         metrics = {
             self._scorer.measures: jnp.sum(weights * scores),
@@ -191,6 +228,12 @@ class PolicyLearner(Learner):
         return rows, metrics, (y, other)
 
     def _check_kept_sets(self) -> None:
+        for name in self._anchor:
+            if name not in ("reference", *self._keeps):
+                raise UserError(
+                    f"the objective measures from the parameter set {name!r} but the opponent "
+                    f"keeps none of that name; it keeps {', '.join(self._keeps) or 'none'}"
+                )
         state = self.abstract_state()
         for name, follow in self._keeps.items():
             found = jax.eval_shape(follow, state.kept[name], state.params, state.step)
@@ -200,6 +243,12 @@ class PolicyLearner(Learner):
                     f"the opponent's parameter set {name!r} changes its shapes or dtypes when it "
                     "follows the policy: return arrays like the parameters"
                 )
+
+
+def _weighted(anchor: Player, of_sets: Mapping[str, jax.Array]) -> jax.Array:
+    if anchor == REFERENCE:
+        return of_sets["reference"]
+    return functools.reduce(jnp.add, [weight * of_sets[name] for name, weight in anchor.items()])
 
 
 def _about_first_response(scored: Scored) -> Metrics:

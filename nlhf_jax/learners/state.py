@@ -55,6 +55,7 @@ class Purpose(enum.IntEnum):
     EVALUATION = 2
     DROPOUT = 3
     READING = 4
+    AGAINST_LOOKAHEAD = 5
 
 
 def key_for(seed: int, step: jax.Array | int, purpose: Purpose) -> jax.Array:

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from numpy.typing import ArrayLike
@@ -21,6 +22,7 @@ from nlhf_jax.games.game import Game, from_matrix
 from nlhf_jax.learners.policy import PolicyLearner
 from nlhf_jax.learners.supervised import SupervisedLearner
 from nlhf_jax.models.language_model import LanguageModel, PyTree, SpecialTokens
+from nlhf_jax.objectives import Objective
 from nlhf_jax.opponents import POLICY, Opponent, Player
 from nlhf_jax.sharding import Partitioner
 from nlhf_jax.studies.sequences import ResponseTree, TableScorer, fixed_point, mixture_log_probs
@@ -189,6 +191,8 @@ def learn(
     learning_rate: float,
     kl: str = "exact",
     seed: int = 0,
+    objective: Objective | None = None,
+    end: ArrayLike | None = None,
 ) -> Learning:
     """Trains a `PolicyLearner` from the reference and measures its exact policy on the way.
 
@@ -201,6 +205,9 @@ def learn(
       learning_rate: of AdamW, at the start of a cosine schedule that ends at 0.
       kl: "exact" or "sampled", as for `objectives.policy_gradient`.
       seed: of the rollouts.
+      objective: of `nlhf_jax.objectives`; by default the policy gradient of the game's tau.
+      end: `[X, N]`, log-probabilities of where the learner must end; by default the fixed point of
+        that policy gradient.
 
     Raises:
       UserError: a number that does not divide the other, or what the learner refuses.
@@ -212,9 +219,10 @@ def learn(
         raise UserError(
             f"batch_size is {batch_size} but must be a multiple of the {len(prompts)} prompts"
         )
-    measure = _measures(played, opponent)
+    objective = objective or objectives.policy_gradient(float(played.game.tau), kl)
+    measure = _measures(played, opponent, None if end is None else jnp.asarray(end))
     with jax.enable_x64(False):
-        learner = _learner(played, opponent, _optimizer(learning_rate, steps), kl, seed)
+        learner = _learner(played, opponent, _optimizer(learning_rate, steps), objective, seed)
         inputs = np.repeat(prompts, batch_size // len(prompts), axis=0)
         batch = learner.partitioner.place_batch({"inputs": inputs})
         state = learner.init()
@@ -237,7 +245,7 @@ def _learner(
     played: SequenceGame,
     opponent: Opponent,
     optimizer: optax.GradientTransformation,
-    kl: str,
+    objective: Objective,
     seed: int,
 ) -> PolicyLearner:
     partitioner = _one_device()
@@ -248,7 +256,7 @@ def _learner(
         optimizer=optimizer,
         seed=seed,
         opponent=opponent,
-        objective=objectives.policy_gradient(float(played.game.tau), kl),
+        objective=objective,
         scorer=TableScorer(played.tree, played.prompts),
         reference_params=lambda dtype: partitioner.replicate(played.reference_params),
         scorer_params=partitioner.replicate(table),
@@ -256,12 +264,12 @@ def _learner(
     )
 
 
-def _measures(played: SequenceGame, opponent: Opponent) -> Callable:
+def _measures(played: SequenceGame, opponent: Opponent, end: jax.Array | None) -> Callable:
     """From exact policies to their distances from where they must end."""
     game = played.game
-    # At its fixed point a policy is its own moving average.
-    beta = opponent.weights.get("reference", 0.0)
-    end = fixed_point(game, played.tree, beta).log_policy
+    if end is None:  # At its fixed point a policy is its own moving average.
+        beta = opponent.weights.get("reference", 0.0)
+        end = fixed_point(game, played.tree, beta).log_policy
     ends = {"last": end, "moving average": end, "mixture": _mixture(played, opponent, end)}
     equilibrium = regularized_equilibrium(game).log_policy
 
@@ -293,11 +301,7 @@ def _policies(played, opponent, state):
 
 
 def _mixture(played, opponent, log_policy):
-    sets = {
-        "policy": log_policy,
-        "average": log_policy,
-        "reference": played.game.log_reference,
-    }
+    sets = dict.fromkeys(opponent.weights, log_policy) | {"reference": played.game.log_reference}
     return played.tree.mixture(opponent.weights, sets)
 
 

@@ -103,6 +103,13 @@ def test_a_chain_shows_its_stages(capsys):
     assert "given %POLICY" in stages
 
 
+@pytest.mark.parametrize("how", [[], ["--markdown"]])
+def test_of_stages_that_a_function_makes_it_shows_the_function(capsys, how):
+    for file in ("exploit.gin", "studies/paper_table_small.gin"):
+        assert main(["config", f"--gin_file={file}", *how]) == 0
+        assert "stages()" in capsys.readouterr().out
+
+
 def test_a_bad_file_is_one_sentence(capsys):
     assert main(["config", "--gin_file=none.gin"]) == 2
     assert "the gin file none.gin does not exist" in capsys.readouterr().err

@@ -84,9 +84,20 @@ def _stop(process: subprocess.Popen, bucket: Bucket, stage: str, number: int) ->
     return process.wait()
 
 
+KILLED = ("sft", signal.SIGKILL, -signal.SIGKILL)
+PREEMPTED = ("nash_md", signal.SIGTERM, 128 + signal.SIGTERM)
+
+
 @pytest.mark.slow
-def test_a_chain_in_a_bucket_stopped_twice_ends_as_a_local_one(
-    workplace: Workplace, bucket: Bucket, tmp_path: Path, monkeypatch
+@pytest.mark.parametrize(
+    "stops",
+    [
+        pytest.param([PREEMPTED], id="once"),
+        pytest.param([KILLED, PREEMPTED], id="twice", marks=pytest.mark.long),
+    ],
+)
+def test_a_chain_in_a_bucket_that_is_stopped_ends_as_a_local_one(
+    workplace: Workplace, bucket: Bucket, tmp_path: Path, monkeypatch, stops
 ):
     monkeypatch.chdir(tmp_path)
     files = [workplace.path("sft.jsonl"), workplace.path("votes.jsonl"), str(TLDR_MINI_MODEL)]
@@ -99,8 +110,8 @@ def test_a_chain_in_a_bucket_stopped_twice_ends_as_a_local_one(
     assert undisturbed.wait() == 0, undisturbed.communicate()
 
     command = ["run", f"--gin_file={gin_file}", f"--workdir={bucket}/run"]
-    assert _stop(start(command, cache), bucket, "sft", signal.SIGKILL) == -signal.SIGKILL
-    assert _stop(start(command, cache), bucket, "nash_md", signal.SIGTERM) == 128 + signal.SIGTERM
+    for stage, number, code in stops:
+        assert _stop(start(command, cache), bucket, stage, number) == code
     last = start(command, cache)
     assert last.wait() == 0, last.communicate()
 

@@ -4,6 +4,8 @@ Simulated where the truth is known. An interval of 95 % may miss it in 5 of 100 
 what so many cases can tell: `low` is four standard deviations below.
 """
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -70,11 +72,17 @@ GAMES = {
     "a cycle": CYCLE,
     "a best one": np.array([0.5, 0.0, 0.0])[:, None] - np.array([0.5, 0.0, 0.0]),
 }
+FEW = (("two equal policies", False), ("a cycle", True), ("a best one", False))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("game", GAMES)
-@pytest.mark.parametrize("votes", [False, True])
+@pytest.mark.parametrize(
+    ("game", "votes"),
+    [
+        pytest.param(*case, marks=() if case in FEW else pytest.mark.long)
+        for case in itertools.product(GAMES, (False, True))
+    ],
+)
 def test_the_game_between_policies(game, votes, monkeypatch):
     """Masses, win rates over the Nash average, and exploitabilities."""
     monkeypatch.setattr(intervals, "RESAMPLES", 1000)

@@ -56,3 +56,21 @@ def test_an_action_that_always_wins_gets_a_huge_reward():
     reward = bradley_terry.fit(game, game.log_reference).reward[0]
     assert reward[0] - reward[1] > 20
     assert measures.exploitability(game, bradley_terry.optimum(game, reward[None])) == 0
+
+
+def test_online_dpo_stays_where_its_own_samples_confirm_its_reward():
+    """The reward fitted to pairs of the policy, by another method, is the policy's own."""
+    game = families.random_game(1, 6, contexts=2, intransitivity=0.5, scale=2.0, tau=0.5)
+    beta = 0.5
+    found = bradley_terry.self_consistent(game, beta)
+    fitted = bradley_terry.fit(game, found).reward
+    implied = beta * (found - game.log_reference)
+    np.testing.assert_allclose(fitted, implied - implied.mean(axis=-1, keepdims=True), atol=1e-6)
+    assert np.std(fitted) > 0.1
+
+
+def test_of_bradley_terry_raters_that_is_rlhf_s_optimum():
+    game = families.from_elo([0.0, 2.0, -1.0, 0.5], tau=0.3)
+    found = bradley_terry.self_consistent(game, 0.3)
+    expected = bradley_terry.optimum(game, jnp.asarray([[0.0, 2.0, -1.0, 0.5]]))
+    np.testing.assert_allclose(found, expected, atol=1e-8)

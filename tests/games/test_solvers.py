@@ -24,6 +24,7 @@ from nlhf_jax.games.solvers import (
     Extragradient,
     FictitiousPlay,
     InverseSquareRoot,
+    MagneticMirrorDescent,
     MirrorDescent,
     NashMD,
     solve,
@@ -192,6 +193,20 @@ def test_extragradient_converges_linearly_to_the_equilibrium_itself():
     assert nash_md[-1] > 1e-3
     rates = np.log(extragradient[41:121] / extragradient[40:120])
     np.testing.assert_allclose(rates.mean(), np.log(1 - 1.0 * 0.2) * 2, atol=0.15)
+
+
+def test_with_a_magnet_that_waits_the_last_iterate_finds_the_equilibrium_of_the_plain_game():
+    """A magnet that never waits leaves mirror descent without regularisation, which goes round."""
+    game = families.random_game(0, 6, scale=3.0, tau=0.1)
+
+    def exploitability(solver):
+        path = solve(game, solver, 6000, metrics=("exploitability",), record_every=2000)
+        return path.metrics["last"]["exploitability"]
+
+    waits = exploitability(MagneticMirrorDescent(1.0, 100))
+    assert np.all(waits[2:] < 0.1 * waits[1:-1]) and waits[-1] < 1e-7  # linearly
+    assert exploitability(MagneticMirrorDescent(1.0, 1))[-1] > 0.1
+    assert exploitability(MirrorDescent(1.0))[-1] > 0.01  # that of the regularised game is another
 
 
 # --- averages ------------------------------------------------------------------------------------

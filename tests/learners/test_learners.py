@@ -108,7 +108,7 @@ def test_ipo_does_not_see_which_response_of_a_pair_comes_first():
         "row_weights": np.full(8, 1 / 8, np.float32),
     }
     context = learner.model.encode(learner._frozen["reference"], rows["inputs"])
-    rows["reference_context"] = context
+    rows["contexts"] = {"reference": context}
     turned = rows | {"responses": rows["responses"][:, ::-1], "targets": 1 - rows["targets"]}
     loss = jax.jit(lambda rows: learner.loss(learner.init().params, learner._frozen, rows)[0])
     assert abs(loss(rows)) > 1e-2

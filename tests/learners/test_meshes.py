@@ -14,10 +14,14 @@ from tests.processes import trainings
 COLLECTIVES = r" (all-[a-z]+(?:-[a-z]+)?|reduce-scatter|collective-[a-z]+)\("
 ONE, DATA, FLAT, CUBE = (1, 1, 1), (8, 1, 1), (1, 2, 4), (2, 2, 2)
 # A step of each kind; the others with -m long.
-SOME = ("supervised", "nash_md")
-MOST_LONG = [
-    pytest.param(kind, marks=() if kind in SOME else pytest.mark.long) for kind in tiny.LEARNERS
-]
+SOME = ("supervised", "preference", "nash_md")
+
+
+def _long_but(some, kinds):
+    return [pytest.param(kind, marks=() if kind in some else pytest.mark.long) for kind in kinds]
+
+
+MOST_LONG = _long_but(("supervised", "nash_md"), tiny.LEARNERS)
 
 
 @functools.cache
@@ -37,7 +41,7 @@ def assert_same(run, other):
         np.testing.assert_allclose(found, other[name], tolerance, 1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("kind", tiny.LEARNERS)
+@pytest.mark.parametrize("kind", _long_but(SOME, (*tiny.LEARNERS, *tiny.RELATIVES)))
 def test_a_mesh_of_all_axes_trains_as_one_device_does(kind):
     _assert_same_run(_trained(kind, CUBE), _trained(kind, ONE))
 
@@ -49,7 +53,7 @@ def test_a_mesh_of_some_axes_trains_as_one_device_does(kind, mesh):
     _assert_same_run(_trained(kind, mesh), _trained(kind, ONE))
 
 
-@pytest.mark.parametrize("kind", ["preference", "nash_md", "ipo_md"])
+@pytest.mark.parametrize("kind", _long_but(("nash_md",), ("preference", "nash_md", "ipo_md")))
 def test_eight_shares_of_the_batch_exchange_sums_only(kind):
     """A collective of another kind would mean that rows travel between devices."""
     learner = tiny.learner(kind, tiny.model(**tiny.MESH_SIZES), partitioner=tiny.mesh(*DATA))

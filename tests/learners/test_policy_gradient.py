@@ -34,11 +34,11 @@ def _learner(kind, kl, rater="preference"):
 
 
 def _state(learner):
-    """The first state, but with an average far from the policy, as after many steps."""
+    """The first state, but with kept sets far from the policy, as after many steps."""
     state = learner.init()
-    average = tiny.params(NETWORK, 7, scale=2.0)
-    kept = {name: None if value is None else average for name, value in state.kept.items()}
-    return state.replace(kept=kept)
+    seeds = enumerate((name for name, value in state.kept.items() if value is not None), start=7)
+    kept = {name: tiny.params(NETWORK, seed, scale=2.0) for seed, name in seeds}
+    return state.replace(kept=state.kept | kept)
 
 
 def _param_sets(learner):
@@ -128,12 +128,12 @@ def _unmodified_gradients(opponent):
 def _average_gradients(opponent, rater="preference"):
     """Minus the gradients of the learners' losses, averaged over all (y, y'), by form of the KL.
 
-    For a sampler it is the one gradient of IPO, which has no such forms.
+    For a sampler or a relative it is the one gradient, which has no such forms.
 
     A batch is one prompt with y and y'; for RLHF, which has no y', it is the same prompt twice with
     a response of the policy each, so that each has the other as its baseline.
     """
-    forms = (None,) if opponent in tiny.SAMPLERS else FORMS
+    forms = FORMS if opponent in tiny.OPPONENTS else (None,)
     learners = [_learner(opponent, kl, rater) for kl in forms]
     rows_in_batch = 2 if opponent == "rlhf" else 1
     batch = {"inputs": jnp.tile(INPUTS, (rows_in_batch, 1))}
@@ -154,7 +154,8 @@ def _average_gradients(opponent, rater="preference"):
             with mock.patch.object(policy_module, "rollout", rollout):
                 rows, _ = learner.rows(state, frozen, batch)
             rows, share = jax.lax.stop_gradient((rows, probability))
-            weighted.append(share * learner.loss(params, frozen, rows)[0])
+            read = learner.loss_reads(state, frozen)
+            weighted.append(share * learner.loss(params, read, rows)[0])
         return jnp.stack(weighted)
 
     def average_losses(params, state, frozen):

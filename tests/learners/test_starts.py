@@ -231,7 +231,10 @@ def test_a_run_reads_its_start_once_and_one_that_continues_not_at_all(
     jax.tree.map(np.testing.assert_array_equal, continued.opt_state, undisturbed.opt_state)
 
 
-@pytest.mark.parametrize("frozen_dtype", [None, "float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "frozen_dtype",
+    [*(pytest.param(d, marks=pytest.mark.long) for d in (None, "float32")), "bfloat16"],
+)
 def test_the_devices_hold_the_state_and_what_is_frozen_and_nothing_else(stages, frozen_dtype):
     """Arrays as large as a parameter; `frozen_dtype` None is SFT, which has nothing frozen."""
     gc.collect()

@@ -17,7 +17,8 @@ from tests import tiny
 
 RATE = 0.25
 LEARNERS = pytest.mark.parametrize(
-    "kind", ["supervised", pytest.param("preference", marks=pytest.mark.long), "embedding"]
+    "kind",
+    [*(pytest.param(k, marks=pytest.mark.long) for k in ("supervised", "preference")), "embedding"],
 )
 
 

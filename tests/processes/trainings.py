@@ -39,8 +39,7 @@ def flat(run) -> dict[str, np.ndarray]:
     """What a training came to, as named arrays on the host: of all metrics `[STEPS]`."""
     history, state = run
     found = {f"metrics/{name}": np.array([row[name] for row in history]) for name in history[0]}
-    kept = {"params": state.params, "average": state.kept.get("average")}
-    for part, params in kept.items():
+    for part, params in ({"params": state.params} | state.kept).items():
         if params is not None:
             whole = jax.tree.map(np.asarray, multihost_utils.process_allgather(params, tiled=True))
             leaves, _ = jax.tree_util.tree_flatten_with_path(unstack_layers(whole))
