@@ -91,46 +91,44 @@ def _finding(
     return Finding(
         "styles",
         "Which styles the policies write in, and what beats them",
-        _TEXT.format(nash=_mixture(nash)),
+        _TEXT.format(
+            reward=_writes(reward_policy, shares[reward_policy]),
+            nash=_writes(nash_policy, shares[nash_policy]),
+            exact=_mixture(nash),
+        ),
         plots.png(figure),
         numbers,
         rows,
-        _headline(result, shares, reward_policy, nash_policy),
+        _headline(result, reward_policy, nash_policy),
     )
 
 
 _TEXT = (
-    "Raters disagree about style: thorough beats brief, brief beats warm, warm beats thorough, each"
-    " with about two thirds of the raters, and each of these bold styles beats plain by as much."
-    " Plain is everybody's third choice and beats sloppy, which most people write, with all of"
-    " them: so it wins most often, and a reward has its optimum there. The exact Nash mixture is"
-    " {nash}. The last columns are exact too: the style that beats what a policy writes most often,"
-    " if neither makes a mistake."
+    "Thorough beats brief, brief beats warm, warm beats thorough, and each of these bold styles"
+    " beats plain, all with about two thirds of the raters. Plain wins most often against what"
+    " people write, so there the reward has its optimum. {reward} {nash} The exact Nash mixture is"
+    " {exact}. What beats a policy's styles most is exact too, if nobody makes a mistake."
 )
 
 
-def _headline(
-    result: TournamentResult, shares: Mapping[str, np.ndarray], reward_policy: str, nash_policy: str
-) -> str:
+def _writes(name: str, shares: np.ndarray) -> str:
+    style, rate = beaten_by(shares)
+    return f"{name} writes {_mixture(shares)}, and {style} beats that with {rate:.3f}."
+
+
+def _headline(result: TournamentResult, reward_policy: str, nash_policy: str) -> str:
     rates = result.win_rates
-    cell = rates.between(nash_policy, reward_policy)
-    who = "which no other policy beats beyond doubt"
-    if any(
+    beaten = any(
         rates.is_decided(name, nash_policy) and rates.between(name, nash_policy).value > 0.5
         for name in result.policies
         if name != nash_policy
-    ):
-        who = "which others beat too"
-    sentences = []
-    for name in (reward_policy, nash_policy):
-        style, rate = beaten_by(shares[name])
-        sentences.append(
-            f"{name} writes {_mixture(shares[name])}, and {style} beats that with {rate:.3f}"
-        )
+    )
+    cell = rates.between(nash_policy, reward_policy)
     says = "is beaten by" if cell.low > 0.5 else "is not shown to be beaten by"
+    which = "others beat too" if beaten else "no other policy beats beyond doubt"
     return (
-        f"{reward_policy} {says} {nash_policy}, {who}: {nash_policy} is preferred to it with"
-        f" {cell.value:.3f} ({cell.low:.3f} to {cell.high:.3f}). {sentences[0]}; {sentences[1]}."
+        f"{reward_policy} {says} {nash_policy}, which {which}: {nash_policy} is preferred to it"
+        f" with {cell.value:.3f} ({cell.low:.3f} to {cell.high:.3f})."
     )
 
 

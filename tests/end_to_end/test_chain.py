@@ -27,7 +27,7 @@ def assert_no_guard_spoke(workdir, trainings):
 def assert_the_first_lines_say_what_was_found(workdir):
     """Who beats whom in which styles, and who can be exploited; each from its own stage."""
     verdict = json.loads((workdir / "report.json").read_text())["verdict"]
-    assert verdict[0].startswith("RLHF is ") and " MD writes " in verdict[0]
+    assert verdict[0].startswith("RLHF is ") and ": MD is preferred to it with 0." in verdict[0]
     assert " is the hardest to exploit: " in verdict[1]
     (styles,) = json.loads((workdir / "styles" / "findings.json").read_text())["findings"]
     lines = (workdir / "tournament" / "responses" / "RLHF.jsonl").read_text().splitlines()
