@@ -6,8 +6,9 @@ Every function computes one finding from scratch, for a notebook or a report.
 import jax.numpy as jnp
 import numpy as np
 
-from nlhf_jax.data.tldr_mini import population
-from nlhf_jax.data.tldr_mini import text as tldr_mini_text
+from nlhf_jax.data.tldr_mini.v2 import population
+from nlhf_jax.data.tldr_mini.v2 import text as tldr_mini_text
+from nlhf_jax.data.tldr_mini.v2.games import style_game
 from nlhf_jax.evaluation import response_games
 from nlhf_jax.evaluation.judges import PopulationJudge
 from nlhf_jax.games import bradley_terry, families, measures
@@ -127,12 +128,12 @@ def population_games(run: str = "notebook", posts: int = 200, responses: int = 8
     Args:
       run: named in the figure.
       posts: how many of the test split.
-      responses: summaries that are written for each, in the manners of the data's writers.
+      responses: summaries that are written for each, as people write them.
     """
     rng = np.random.default_rng(0)
     asked = tldr_mini_text.posts("test")[:posts]
     written = [
-        [tldr_mini_text.write_any_reference(post.facts, rng) for _ in range(responses)]
+        [tldr_mini_text.write_reference(post.facts, rng) for _ in range(responses)]
         for post in asked
     ]
     judge = PopulationJudge(population.preferences)
@@ -150,6 +151,8 @@ def population_games(run: str = "notebook", posts: int = 200, responses: int = 8
     share = np.arange(1, posts + 1) / posts
     lines = [Line(name, share, np.sort(values)) for name, values in beaten.items()]
     lost = float(np.mean(beaten["Bradley-Terry optimum"] > 1e-9))
+    of_styles = zip(population.STYLES, nash_equilibrium(style_game())[0].tolist(), strict=True)
+    mixture = ", ".join(f"{style} {share:.2f}" for style, share in of_styles if share > 1e-9)
     return Finding(
         "population_games",
         "Summaries of tldr_mini, judged by its population",
@@ -157,7 +160,7 @@ def population_games(run: str = "notebook", posts: int = 200, responses: int = 8
         f" Bradley-Terry reward is beaten by another one for {lost:.1%} of the posts. On average a"
         " best response beats "
         + ", ".join(f"{name} by {values.mean():.3f}" for name, values in beaten.items())
-        + ".",
+        + f". Between the styles of summaries, if nobody makes a mistake, Nash is {mixture}.",
         png(
             game_plots.panels(
                 "Games between summaries of one post",
