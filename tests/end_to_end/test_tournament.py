@@ -56,7 +56,7 @@ def play(workplace, prompts, workdir, mesh, num_prompts, seed=0, more=None, **se
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_prompts", [100, 105])
+@pytest.mark.parametrize("num_prompts", [pytest.param(100, marks=pytest.mark.long), 105])
 def test_all_meshes_play_the_same_tournament(workplace, prompts, tmp_path, num_prompts):
     """100 prompts are a batch that 8 devices cannot share evenly; 105 end in one of 5."""
     one, *others = (

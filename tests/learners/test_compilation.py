@@ -7,11 +7,12 @@ import pytest
 
 from tests import tiny
 
-# Self-play and best response are Nash-MD's program with other players.
-KINDS = ("supervised", "preference", "reward", "nash_md", "nash_ema", "rlhf", "ipo_md")
+# Self-play and best response are Nash-MD's program with other players. EGPO has two passes.
+KINDS = ("supervised", "preference", "nash_ema", "egpo")
+LONG = ("reward", "nash_md", "rlhf", "ipo_md", "comal", "mnpo", "sppo")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *(pytest.param(k, marks=pytest.mark.long) for k in LONG)])
 def test_a_step_compiles_once_stays_on_the_device_and_donates_its_state(kind):
     learner = tiny.learner(kind)
     batches = [learner.partitioner.place_batch(tiny.batch(kind, i)) for i in range(4)]

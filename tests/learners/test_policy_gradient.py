@@ -178,7 +178,15 @@ def _flat(tree):
     return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
 
 
-@pytest.mark.parametrize("opponent", tiny.OPPONENTS)
+@pytest.mark.parametrize(
+    "opponent",
+    [
+        pytest.param(
+            name, marks=() if name in ("self_play", "nash_md", "rlhf") else pytest.mark.long
+        )
+        for name in tiny.OPPONENTS
+    ],
+)
 def test_average_gradient_is_the_gradient_of_the_exact_objective(opponent):
     for kl, gradient in _average_gradients(opponent).items():
         assert _relative_error(gradient, _exact_gradient(opponent)) < 1e-4, kl
