@@ -219,6 +219,18 @@ def first_records(split: str) -> tuple[str, str]:
     return checksum(references), checksum(votes)
 
 
+@pytest.mark.parametrize(
+    ("split", "references", "votes"),
+    [
+        ("train", "beff8ad4d16666ef", "6ee76e807ffe5951"),
+        ("validation", "4645d7163b339bf8", "c5ace2cf3493fd91"),
+        ("test", "8c8256bb61bb9a36", "b0f7c001f7c3feaf"),
+    ],
+)
+def test_first_records_are_the_same_on_every_machine(split, references, votes):
+    assert first_records(split) == (references, votes)
+
+
 def test_splits_share_no_facts():
     facts = {split: {post.facts for post in text.posts(split)} for split in text.SPLIT_POSTS}
     for split, size in text.SPLIT_POSTS.items():

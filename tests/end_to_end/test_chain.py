@@ -12,6 +12,7 @@ from nlhf_jax.main import main
 from tests.end_to_end.conftest import LENGTHS, RATER_LENGTHS
 
 LAYERS = "t5_layers.T5Config.num_{}_layers"
+POLICIES = ("rlhf", "self_play", "nash_md", "best_response", "nash_ema")
 STAGES = {"sft": 60, "reward": 4, "preference": 4, "policy": 2, "response": 2}
 
 
@@ -45,7 +46,8 @@ def test_the_quickstart_runs_to_its_report_and_only_once(tmp_path, capsys):
         "--gin_file=quickstart.gin",
         f"--workdir={tmp_path}",
         *(f"--gin.{name.upper()}_STEPS={steps}" for name, steps in STAGES.items()),
-        *(f"--gin.{name}/WARMUP_STEPS=1" for name in ("reward", "preference")),
+        *(f"--gin.{name}/WARMUP_STEPS=1" for name in ("reward", "preference", *POLICIES)),
+        "--gin.exploit/SETTINGS={'DATA_DIR': 'stage:sft/data', 'WARMUP_STEPS': 1}",
         # Half the layers compile in half the time.
         *(
             f"--gin.{name}/{LAYERS.format(of)}=1"
