@@ -231,8 +231,7 @@ def preference_cross_entropy(
 def centred_preference(preference: jax.Array, row_weights: jax.Array) -> jax.Array:
     """`P(y > y') - 1/2`, `[B]` to `[B]`: the paper's control variate, which needs no value network.
 
-    1/2 is what the policy has against itself, so it is the mean in self-play. The other rows, whose
-    weights are `row_weights`, have no part in it.
+    1/2 is the mean in self-play. The other rows, whose weights are `row_weights`, have no part.
     """
     chex.assert_rank(preference, 1)
     chex.assert_equal_shape([preference, row_weights])

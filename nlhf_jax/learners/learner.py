@@ -78,8 +78,7 @@ def accumulate_gradients(
 ) -> tuple[PyTree, Metrics]:
     """The gradient of a loss that is a sum over rows, a part of the batch at a time.
 
-    Arguments as of `train_step`. Gradient and metrics are summed over the parts: as if the batch
-    had been one.
+    Arguments as of `train_step`. Gradient and metrics are those of the batch as one part.
     """
     gradient = jax.grad(loss, has_aux=True)
     if microbatches == 1:

@@ -84,6 +84,7 @@ class PolicyLearner(Learner):
         self._keeps = dict(opponent.keeps) if opponent is not None else {}
         self._evaluated = REFERENCE if opponent is None else opponent.evaluated
         self._players = objective.players(None if opponent is None else opponent.weights, scorer)
+        self._looks_ahead = any(LOOKAHEAD in player for player in self._players)
         self._objective = objective
         self._anchor = anchor_of(objective)
         self._scorer = scorer
@@ -115,13 +116,12 @@ class PolicyLearner(Learner):
 
     def rows(self, state: TrainState, frozen: PyTree, batch: Batch) -> tuple[Rows, Metrics]:
         purpose = Purpose.ROLLOUT
-        if any(LOOKAHEAD in player for player in self._players):
-            with jax.named_scope("lookahead"):
-                ahead = self._look_ahead(state, frozen, batch)
-            state = state.replace(kept=state.kept | {LOOKAHEAD: ahead})
-            purpose = Purpose.AGAINST_LOOKAHEAD
+        if self._looks_ahead:
+            ahead = {LOOKAHEAD: self._look_ahead(state, frozen, batch)}
+            state, purpose = state.replace(kept=state.kept | ahead), Purpose.AGAINST_LOOKAHEAD
         return self._play(state, frozen, batch, self._players, purpose)[:2]
 
+    @jax.named_scope("lookahead")
     def _look_ahead(self, state: TrainState, frozen: PyTree, batch: Batch) -> PyTree:
         """The policy after a step of self-play; nothing else of that step is kept."""
         players = [POLICY if LOOKAHEAD in player else player for player in self._players]
@@ -140,22 +140,18 @@ class PolicyLearner(Learner):
 
     def loss(self, params: PyTree, frozen: PyTree, rows: Rows) -> tuple[jax.Array, Metrics]:
         inputs, responses = rows["inputs"], rows["responses"]
+        read = functools.partial(logits_of_streams, self.model)
         with jax.named_scope("reference"):
-            fixed = {
-                name: logits_of_streams(self.model, frozen[name], context, responses)
-                for name, context in rows["contexts"].items()
-            }
-            reference_logits = fixed["reference"]
+            fixed = {name: read(frozen[name], x, responses) for name, x in rows["contexts"].items()}
         with jax.named_scope("gradient"):
-            own = self.model.encode(params, inputs)
-            logits = logits_of_streams(self.model, params, own, responses)
+            logits = read(params, self.model.encode(params, inputs), responses)
             of_fixed = {name: token_log_probs(x, responses) for name, x in fixed.items()}
             kls = {name: losses.per_token_kl(logits[:, 0], x[:, 0]) for name, x in fixed.items()}
             scored = Scored(
                 responses=responses,
                 mask=response_mask(responses, self.model.tokens.eos),
                 logits=logits,
-                reference_logits=reference_logits,
+                reference_logits=fixed["reference"],
                 log_probs=token_log_probs(logits, responses),
                 reference_log_probs=of_fixed["reference"],
                 kl=kls["reference"],
@@ -198,8 +194,7 @@ class PolicyLearner(Learner):
         with jax.named_scope("rollout"):
             sets = {"policy": state.params, "reference": frozen["reference"]} | state.kept
             read = {"reference", *self._anchor}  # The loss reads their contexts.
-            names = sorted(read.union(*players))
-            contexts = {name: self.model.encode(sets[name], inputs) for name in names}
+            contexts = {k: self.model.encode(sets[k], inputs) for k in sorted(read.union(*players))}
             key = key_for(self.seed, state.step, purpose)
             if "batch_number" in batch:  # One of several that this step is evaluated on.
                 key = jax.random.fold_in(key, batch["batch_number"][0])
@@ -246,8 +241,6 @@ class PolicyLearner(Learner):
 
 
 def _weighted(anchor: Player, of_sets: Mapping[str, jax.Array]) -> jax.Array:
-    if anchor == REFERENCE:
-        return of_sets["reference"]
     return functools.reduce(jnp.add, [weight * of_sets[name] for name, weight in anchor.items()])
 
 
