@@ -332,7 +332,7 @@ def test_a_training_builds_its_state_without_an_array(name, tmp_path, checkpoint
 @pytest.mark.parametrize(
     ("name", "networks"),
     [
-        ("tldr/preference.gin", ["xl"]),
+        pytest.param("tldr/preference.gin", ["xl"], marks=pytest.mark.long),
         pytest.param("tldr/nash_md.gin", ["large", "large", "xl"], marks=pytest.mark.slow),
     ],
 )

@@ -77,7 +77,7 @@ def test_the_quickstart_runs_to_its_report_and_only_once(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("halve_from", "base"),
     [
-        (0, "huggingface"),
+        pytest.param(0, "huggingface", marks=pytest.mark.long),
         pytest.param(2000, None, marks=pytest.mark.long),
         pytest.param(0, "t5x", marks=pytest.mark.long),
     ],

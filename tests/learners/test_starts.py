@@ -212,7 +212,9 @@ def train(learner, workdir, steps):
     [
         pytest.param(supervised, ["float32"], [], marks=pytest.mark.long),
         # The rater, and then: where training starts; what is frozen is a cast of it.
-        (policy, ["bfloat16", "float32"], ["bfloat16", "bfloat16"]),
+        pytest.param(
+            policy, ["bfloat16", "float32"], ["bfloat16", "bfloat16"], marks=pytest.mark.long
+        ),
     ],
     ids=["supervised", "policy"],
 )

@@ -122,6 +122,7 @@ def test_what_is_dropped_is_a_function_of_seed_and_step(kind):
     assert len({loss(0, 5), loss(0, 6), loss(1, 5)}) == 3
 
 
+@pytest.mark.long
 def test_parts_of_a_batch_draw_for_themselves():
     """MICROBATCHES = 2 is the sum over two parts, each with the dropout of its first row's key."""
     learner = tiny.learner("supervised", network())

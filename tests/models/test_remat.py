@@ -32,7 +32,12 @@ def network(remat: bool, scanned: bool, dropout: float = 0.0):
 @LAYOUTS
 @pytest.mark.parametrize(
     ("kind", "dropout"),
-    [("supervised", 0.0), ("supervised", 0.25), ("preference", 0.0), ("nash_md", 0.0)],
+    [
+        pytest.param("supervised", 0.0, marks=pytest.mark.long),
+        ("supervised", 0.25),
+        pytest.param("preference", 0.0, marks=pytest.mark.long),
+        ("nash_md", 0.0),
+    ],
 )
 def test_gradients_are_the_same(kind, dropout, scanned):
     """To rounding: XLA fuses the two programs differently."""
