@@ -194,8 +194,15 @@ def preference(post: str, first: str, second: str) -> float:
 
     `preference(x, a, b) + preference(x, b, a) == 1`; indifferent types count half.
     """
-    ours, theirs = utilities(post, first), utilities(post, second)
-    doubled = sum(m * ((u > v) - (u < v)) for m, u, v in zip(_PERCENT, ours, theirs, strict=True))
+    return share_preferring(utilities(post, first), utilities(post, second), _PERCENT)
+
+
+def share_preferring(ours: Sequence[int], theirs: Sequence[int], percent: Sequence[int]) -> float:
+    """Of a population, those who rank the first higher, by each type's points for both.
+
+    `percent` are the types' masses in whole hundredths, so that the two orders sum to exactly 1.
+    """
+    doubled = sum(m * ((u > v) - (u < v)) for m, u, v in zip(percent, ours, theirs, strict=True))
     return 0.5 + doubled / 200.0
 
 

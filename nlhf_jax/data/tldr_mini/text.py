@@ -12,7 +12,8 @@ stuff"). Most summaries have one to three; the flawless one is rare, and better 
 """
 
 import dataclasses
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -63,11 +64,16 @@ SLIP_COUNTS = (0.10, 0.30, 0.38, 0.22)  # P(0 slips), P(1), ... in a reference s
 _SLIP_URN = ("filler",) * 4 + ("slang",) * 4 + ("vague",) * 3 + ("wrong",)
 
 
-def _pick(rng: np.random.Generator, choices):
+Item = TypeVar("Item")
+
+
+def pick(rng: np.random.Generator, choices: Sequence[Item]) -> Item:
+    """One of `choices`, all equally likely."""
     return choices[int(rng.random() * len(choices))]
 
 
-def _subset(rng: np.random.Generator, choices, size: int) -> list:
+def subset(rng: np.random.Generator, choices: Sequence[Item], size: int) -> list[Item]:
+    """`size` different ones of `choices`, in any order."""
     left = list(choices)
     return [left.pop(int(rng.random() * len(left))) for _ in range(size)]
 
@@ -75,7 +81,7 @@ def _subset(rng: np.random.Generator, choices, size: int) -> list:
 def _slips(rng: np.random.Generator, count: int) -> set[str]:
     found: set[str] = set()
     while len(found) < count:
-        found.add(_pick(rng, _SLIP_URN))
+        found.add(pick(rng, _SLIP_URN))
     return found
 
 
@@ -84,18 +90,18 @@ def write_post(facts: Facts, rng: np.random.Generator) -> str:
     does, doing = lexicon.WHAT[facts.what]
     since = facts.since.capitalize() if facts.since in lexicon.NAMES else facts.since
     sentences = [
-        _pick(rng, lexicon.FIRST_SENTENCES).format(who=facts.who, does=does, doing=doing),
-        _pick(rng, lexicon.SINCE_SENTENCES).format(since=since),
+        pick(rng, lexicon.FIRST_SENTENCES).format(who=facts.who, does=does, doing=doing),
+        pick(rng, lexicon.SINCE_SENTENCES).format(since=since),
     ]
     if rng.random() < 0.7:
-        sentences.insert(_pick(rng, (0, 1, 2)), _pick(rng, lexicon.MOOD_SENTENCES))
-    sentences.append(_pick(rng, lexicon.WANT_SENTENCES).format(want=facts.want))
+        sentences.insert(pick(rng, (0, 1, 2)), pick(rng, lexicon.MOOD_SENTENCES))
+    sentences.append(pick(rng, lexicon.WANT_SENTENCES).format(want=facts.want))
     return " ".join(sentences)
 
 
 def _with_wrong_fact(facts: Facts, manner: Manner, vague: bool, rng) -> Facts:
     told = ["who"] + ["what"] * (not vague) + ["since"] * manner.since + ["want"] * manner.want
-    name = _pick(rng, told)
+    name = pick(rng, told)
     values = {
         "who": lexicon.WHO,
         "what": tuple(lexicon.WHAT),
@@ -103,7 +109,7 @@ def _with_wrong_fact(facts: Facts, manner: Manner, vague: bool, rng) -> Facts:
         "want": lexicon.WANT,
     }[name]
     others = [value for value in values if value != getattr(facts, name)]
-    return dataclasses.replace(facts, **{name: _pick(rng, others)})
+    return dataclasses.replace(facts, **{name: pick(rng, others)})
 
 
 def write_summary(
@@ -113,10 +119,10 @@ def write_summary(
     vague = "vague" in slips
     if "wrong" in slips:
         facts = _with_wrong_fact(facts, manner, vague, rng)
-    phrases = [_pick(rng, lexicon.HEDGES)] if manner.hedge else []
+    phrases = [pick(rng, lexicon.HEDGES)] if manner.hedge else []
     if manner.headline:
         topic = lexicon.VAGUE_TOPIC if vague else facts.what
-        phrases += [facts.who, f"{topic} {_pick(rng, lexicon.SENSATIONS)}"]
+        phrases += [facts.who, f"{topic} {pick(rng, lexicon.SENSATIONS)}"]
     else:
         phrases += [f"my {facts.who}", lexicon.VAGUE_DEED if vague else lexicon.WHAT[facts.what][0]]
     if manner.since:
@@ -124,12 +130,12 @@ def write_summary(
     if manner.want:
         phrases.append(f"want {facts.want}")
     if manner.guess:
-        phrases.append(f"probably {_pick(rng, lexicon.GUESSES)}")
+        phrases.append(f"probably {pick(rng, lexicon.GUESSES)}")
     words = [phrase.split() for phrase in phrases]
     if "slang" in slips:
-        words.append([_pick(rng, lexicon.SLANG)])
+        words.append([pick(rng, lexicon.SLANG)])
     if "filler" in slips:
-        words.insert(_pick(rng, (0, 0, 1)), [_pick(rng, lexicon.FILLERS)])
+        words.insert(pick(rng, (0, 0, 1)), [pick(rng, lexicon.FILLERS)])
     return " ".join(word for phrase in words for word in phrase)
 
 
@@ -141,7 +147,7 @@ def write_reference(facts: Facts, manner: Manner, rng: np.random.Generator) -> s
 
 def write_any_reference(facts: Facts, rng: np.random.Generator) -> str:
     """A draw from the reference distribution: a writer of any kind, all equally likely."""
-    return write_reference(facts, _pick(rng, MANNERS), rng)
+    return write_reference(facts, pick(rng, MANNERS), rng)
 
 
 def write_candidate(facts: Facts, others: Facts, rng: np.random.Generator) -> str:
@@ -151,26 +157,26 @@ def write_candidate(facts: Facts, others: Facts, rng: np.random.Generator) -> st
     """
     kind = rng.random()
     if kind < 0.75:  # the usual manners, all levels of quality
-        manner = _pick(rng, MANNERS)
+        manner = pick(rng, MANNERS)
     else:  # any mix of them
         headline = rng.random() < 0.4
         hedge = not headline and rng.random() < 0.5
         manner = Manner(hedge, headline, *(rng.random() < 0.5 for _ in range(3)))
     subject = others if kind > 0.97 else facts
-    slips = _slips(rng, _pick(rng, (0, 0, 1, 1, 2, 2, 3)))
+    slips = _slips(rng, pick(rng, (0, 0, 1, 1, 2, 2, 3)))
     words = write_summary(subject, manner, slips, rng).split()
     accident = rng.random()
     if accident < 0.16:  # hardly begun; easy to tell, which starts a small rater off
-        words = words[: _pick(rng, (1, 2))]
+        words = words[: pick(rng, (1, 2))]
     elif accident < 0.18:  # a word missing
         words.pop(int(rng.random() * len(words)))
     elif accident < 0.20:  # a word said twice
         position = int(rng.random() * len(words))
         words.insert(position, words[position])
     elif accident < 0.21:  # the end said twice
-        words += words[-_pick(rng, (1, 2, 3)) :]
+        words += words[-pick(rng, (1, 2, 3)) :]
     elif accident < 0.22:  # out of order
-        words = _subset(rng, words, len(words))
+        words = subset(rng, words, len(words))
     return " ".join(words)
 
 
@@ -194,7 +200,7 @@ def references(split: str) -> Iterator[tuple[Post, list[str]]]:
     """Each post with three reference summaries, one by a writer of each kind, in any order."""
     rng = np.random.Generator(np.random.PCG64([_SEED, 1, list(SPLIT_POSTS).index(split)]))
     for post in posts(split):
-        manners = _subset(rng, MANNERS, len(MANNERS))
+        manners = subset(rng, MANNERS, len(MANNERS))
         yield post, [write_reference(post.facts, manner, rng) for manner in manners]
 
 
@@ -217,13 +223,19 @@ def votes(split: str) -> Iterator[Vote]:
     rng = np.random.Generator(np.random.PCG64([_SEED, 2, list(SPLIT_POSTS).index(split)]))
     pool = posts(split)
     for _ in range(SPLIT_COMPARISONS[split]):
-        post, other = _pick(rng, pool), _pick(rng, pool)
+        post, other = pick(rng, pool), pick(rng, pool)
         first = second = write_candidate(post.facts, other.facts, rng)
         while second == first:
             second = write_candidate(post.facts, other.facts, rng)
-        # A rater who flips a coin at ties votes for `first` with just this probability.
-        probability = population.preference(post.text, first, second)
-        count = int(np.sum(rng.random(JURY) < probability))
-        if 2 * count < JURY:
-            first, second, count = second, first, JURY - count
-        yield Vote(post, first, second, count / JURY)
+        yield decided(post, first, second, population.preference(post.text, first, second), rng)
+
+
+def decided(
+    post: Post, first: str, second: str, probability: float, rng: np.random.Generator
+) -> Vote:
+    """The vote of a jury whose members each prefer `first` with `probability`."""
+    # A rater who flips a coin at ties votes for `first` with just this probability.
+    count = int(np.sum(rng.random(JURY) < probability))
+    if 2 * count < JURY:
+        first, second, count = second, first, JURY - count
+    return Vote(post, first, second, count / JURY)

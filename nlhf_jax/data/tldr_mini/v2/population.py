@@ -32,6 +32,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nlhf_jax.data.tldr_mini.population import share_preferring
 from nlhf_jax.data.tldr_mini.v2 import lexicon
 
 STYLES = ("thorough", "brief", "warm", "plain", "sloppy")
@@ -194,9 +195,7 @@ def preference(post: str, first: str, second: str) -> float:
 
     `preference(x, a, b) + preference(x, b, a) == 1`; indifferent types count half.
     """
-    ours, theirs = utilities(post, first), utilities(post, second)
-    doubled = sum(m * ((u > v) - (u < v)) for m, u, v in zip(_PERCENT, ours, theirs, strict=True))
-    return 0.5 + doubled / 200.0
+    return share_preferring(utilities(post, first), utilities(post, second), _PERCENT)
 
 
 def preferences(posts: Sequence[str], firsts: Sequence[str], seconds: Sequence[str]) -> np.ndarray:

@@ -10,7 +10,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from nlhf_jax.data.tldr_mini.text import JURY, SPLIT_COMPARISONS, SPLIT_POSTS, Facts, Post, Vote
+from nlhf_jax.data.tldr_mini.text import (
+    SPLIT_COMPARISONS,
+    SPLIT_POSTS,
+    Facts,
+    Post,
+    Vote,
+    decided,
+    pick,
+    subset,
+)
 from nlhf_jax.data.tldr_mini.v2 import lexicon, population
 
 STYLES = population.STYLES
@@ -23,15 +32,6 @@ _SEED = 231200886  # the paper's arXiv number
 _SHUFFLE = 2  # of the posts
 
 
-def _pick(rng: np.random.Generator, choices):
-    return choices[int(rng.random() * len(choices))]
-
-
-def _subset(rng: np.random.Generator, choices, size: int) -> list:
-    left = list(choices)
-    return [left.pop(int(rng.random() * len(left))) for _ in range(size)]
-
-
 def draw_style(rng: np.random.Generator, shares: Sequence[float] = SHARES) -> str:
     """One of `STYLES`, by its share."""
     return STYLES[int(np.searchsorted(np.cumsum(shares[:-1]), rng.random(), side="right"))]
@@ -41,18 +41,18 @@ def write_post(facts: Facts, rng: np.random.Generator) -> str:
     """A post of three or four sentences that tells all of `facts`."""
     does, doing = lexicon.WHAT[facts.what]
     sentences = [
-        _pick(rng, lexicon.FIRST_SENTENCES).format(who=facts.who, does=does, doing=doing),
-        _pick(rng, lexicon.SINCE_SENTENCES).format(since=facts.since),
+        pick(rng, lexicon.FIRST_SENTENCES).format(who=facts.who, does=does, doing=doing),
+        pick(rng, lexicon.SINCE_SENTENCES).format(since=facts.since),
     ]
     if rng.random() < 0.7:
-        sentences.insert(_pick(rng, (0, 1, 2)), _pick(rng, lexicon.MOOD_SENTENCES))
-    sentences.append(_pick(rng, lexicon.WANT_SENTENCES).format(want=lexicon.WANT[facts.want]))
+        sentences.insert(pick(rng, (0, 1, 2)), pick(rng, lexicon.MOOD_SENTENCES))
+    sentences.append(pick(rng, lexicon.WANT_SENTENCES).format(want=lexicon.WANT[facts.want]))
     return " ".join(sentences)
 
 
 def _with_wrong_fact(facts: Facts, style: str, rng: np.random.Generator) -> Facts:
     told = ("who", "what", "since", "want")
-    name = _pick(rng, {"thorough": told, "plain": ("who", "what", "want")}.get(style, told[:2]))
+    name = pick(rng, {"thorough": told, "plain": ("who", "what", "want")}.get(style, told[:2]))
     values = {
         "who": lexicon.WHO,
         "what": tuple(lexicon.WHAT),
@@ -60,7 +60,7 @@ def _with_wrong_fact(facts: Facts, style: str, rng: np.random.Generator) -> Fact
         "want": tuple(lexicon.WANT),
     }[name]
     others = [value for value in values if value != getattr(facts, name)]
-    return dataclasses.replace(facts, **{name: _pick(rng, others)})
+    return dataclasses.replace(facts, **{name: pick(rng, others)})
 
 
 def write_summary(facts: Facts, style: str, wrong: bool, rng: np.random.Generator) -> str:
@@ -73,9 +73,9 @@ def write_summary(facts: Facts, style: str, wrong: bool, rng: np.random.Generato
     if style == "plain":
         return f"My {who} {does} and I want {want}."
     if style == "warm":
-        return f"{_pick(rng, lexicon.FEELINGS)} my {who} {does}!"
+        return f"{pick(rng, lexicon.FEELINGS)} my {who} {does}!"
     if style == "sloppy":
-        start, end = _pick(rng, lexicon.SLOPPY_STARTS), _pick(rng, lexicon.SLOPPY_ENDS)
+        start, end = pick(rng, lexicon.SLOPPY_STARTS), pick(rng, lexicon.SLOPPY_ENDS)
         return f"{start} my {who} {does} {end}."
     return f"My {who} {does}."
 
@@ -92,7 +92,7 @@ def draw_pair(rng: np.random.Generator) -> tuple[str, str]:
     five both are bold: what raters think of those is in no reward, and is to be seen in the votes.
     """
     if rng.random() < BOLD_PAIRS:
-        first, second = _subset(rng, BOLD, 2)
+        first, second = subset(rng, BOLD, 2)
         return first, second
     while True:
         first, second = draw_style(rng, COMPARED), draw_style(rng, COMPARED)
@@ -110,14 +110,14 @@ def write_candidate(facts: Facts, others: Facts, style: str, rng: np.random.Gene
     words = write_summary(subject, style, bool(rng.random() < 0.08), rng).split()
     accident = rng.random()
     if accident < 0.02:  # not ended
-        words = words[: _pick(rng, range(1, len(words)))]
+        words = words[: pick(rng, range(1, len(words)))]
     elif accident < 0.03:  # a word missing
         words.pop(int(rng.random() * len(words)))
     elif accident < 0.04:  # a word said twice
         position = int(rng.random() * len(words))
         words.insert(position, words[position])
     elif accident < 0.05:  # out of order
-        words = _subset(rng, words, len(words))
+        words = subset(rng, words, len(words))
     return " ".join(words)
 
 
@@ -154,14 +154,9 @@ def votes(split: str) -> Iterator[Vote]:
     rng = np.random.Generator(np.random.PCG64([_SEED, 4, list(SPLIT_POSTS).index(split)]))
     pool = posts(split)
     for _ in range(SPLIT_COMPARISONS[split]):
-        post, other = _pick(rng, pool), _pick(rng, pool)
+        post, other = pick(rng, pool), pick(rng, pool)
         one, another = draw_pair(rng)
         first = second = write_candidate(post.facts, other.facts, one, rng)
         while second == first:
             second = write_candidate(post.facts, other.facts, another, rng)
-        # A rater who flips a coin at ties votes for `first` with just this probability.
-        probability = population.preference(post.text, first, second)
-        count = int(np.sum(rng.random(JURY) < probability))
-        if 2 * count < JURY:
-            first, second, count = second, first, JURY - count
-        yield Vote(post, first, second, count / JURY)
+        yield decided(post, first, second, population.preference(post.text, first, second), rng)
