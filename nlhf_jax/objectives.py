@@ -14,6 +14,7 @@ policy of the last outer iteration (`sppo`, `inpo`), or a magnet that moves (MPO
 An objective of your own is an object with the four members of `Objective`, named in a gin file.
 """
 
+import abc
 import dataclasses
 from collections.abc import Sequence
 from types import MappingProxyType
@@ -171,7 +172,7 @@ def policy_gradient(
     return PolicyGradient(tau, kl, samples, towards or "reference")
 
 
-class _OfPairs:
+class _OfPairs(abc.ABC):
     """An objective that learns from both responses of a pair, and from their preference."""
 
     learned = 2
@@ -185,11 +186,21 @@ class _OfPairs:
         self._check()
         return [opponent, opponent]
 
+    @abc.abstractmethod
     def _check(self) -> None:
-        raise NotImplementedError
+        """Raises UserError for a setting without a meaning."""
 
     def targets(self, scorer: Scorer, scores: jax.Array, row_weights: jax.Array) -> jax.Array:
         return scores
+
+
+_Five = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+
+
+def _pairs(scored: Scored) -> _Five:
+    """What a loss of pairs reads, measured from the anchor."""
+    log_probs, anchor = scored.log_probs, scored.anchor_log_probs
+    return log_probs, anchor, scored.targets, scored.mask, scored.row_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,14 +217,7 @@ class IPO(_OfPairs):
             )
 
     def loss(self, scored: Scored) -> jax.Array:
-        return losses.ipo(
-            scored.log_probs,
-            scored.reference_log_probs,
-            scored.targets,
-            scored.mask,
-            scored.row_weights,
-            self.tau,
-        )
+        return losses.ipo(*_pairs(scored), self.tau)
 
 
 def ipo(tau: float) -> IPO:
@@ -235,14 +239,7 @@ class DPO(_OfPairs):
             raise UserError(f"TAU is {self.tau} but DPO needs it positive")
 
     def loss(self, scored: Scored) -> jax.Array:
-        return losses.dpo(
-            scored.log_probs,
-            scored.reference_log_probs,
-            scored.targets,
-            scored.mask,
-            scored.row_weights,
-            self.tau,
-        )
+        return losses.dpo(*_pairs(scored), self.tau)
 
 
 def dpo(tau: float) -> DPO:
@@ -270,14 +267,7 @@ class Proximal(_OfPairs):
             )
 
     def loss(self, scored: Scored) -> jax.Array:
-        return losses.ipo(
-            scored.log_probs,
-            scored.anchor_log_probs,
-            scored.targets,
-            scored.mask,
-            scored.row_weights,
-            self.eta,
-        )
+        return losses.ipo(*_pairs(scored), self.eta)
 
 
 def inpo(tau: float, eta: float, towards: str | None = None) -> Proximal:
