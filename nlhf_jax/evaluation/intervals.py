@@ -23,6 +23,9 @@ class Estimate:
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
+
     def clipped(self) -> "Estimate":
         """Cut to [0, 1], where it is of values that are not confined to it."""
         return Estimate(*(min(max(x, 0.0), 1.0) for x in dataclasses.astuple(self)))

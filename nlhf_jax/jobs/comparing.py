@@ -150,7 +150,7 @@ def _findings(found: Compared, run: str) -> Iterator[Finding]:
             [
                 ["Pair", "Published", "Here", "The ordering"],
                 *(
-                    [f"{one} over {other}", f"{published:.3f}", _said(rate), verdict]
+                    [f"{one} over {other}", f"{published:.3f}", str(rate), verdict]
                     for one, other, published, rate, verdict in compared
                 ),
             ],
@@ -160,11 +160,7 @@ def _findings(found: Compared, run: str) -> Iterator[Finding]:
 def _table(found: Compared) -> list[list[str]]:
     rows = [["Learner", "Runs", "Win rate over the others", "Exploitability"]]
     for name in sorted(found.settings, key=lambda name: -found.over_all(name).value):
-        exploitable = _said(found.exploitability(name)) if name in found.exploited else "–"
-        wins = _said(found.over_all(name))
+        exploitable = str(found.exploitability(name)) if name in found.exploited else "–"
+        wins = str(found.over_all(name))
         rows.append([name, str(len(found.settings[name])), wins, exploitable])
     return rows
-
-
-def _said(one: Estimate) -> str:
-    return f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})"

@@ -128,7 +128,7 @@ def _headline(result: TournamentResult, reward_policy: str, nash_policy: str) ->
     which = "others beat too" if beaten else "no other policy beats beyond doubt"
     return (
         f"{reward_policy} {says} {nash_policy}, which {which}: {nash_policy} is preferred to it"
-        f" with {cell.value:.3f} ({cell.low:.3f} to {cell.high:.3f})."
+        f" with {cell}."
     )
 
 

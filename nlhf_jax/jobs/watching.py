@@ -119,5 +119,5 @@ def _sentence(result: TournamentResult, name: str) -> str:
             continue
         one = rates.between(name, other)
         what = "the references" if other == REFERENCE else other
-        said.append(f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f}) over {what}")
+        said.append(f"{one} over {what}")
     return ", ".join(said)

@@ -142,11 +142,11 @@ def _family(found: Compared) -> list[str]:
 def _reward(found: Compared) -> Answer:
     family = _family(found)
     rates = {name: found.between(name, "RLHF") for name in family}
-    said = ", ".join(f"{name} {_said(rate)}" for name, rate in rates.items())
+    said = ", ".join(f"{name} {rate}" for name, rate in rates.items())
     because = f"Self-play, named before the numbers were seen, decides. Over RLHF: {said}."
     if {"SP", "RLHF"} <= set(found.exploited):
         gap = found.gap("RLHF", "SP")
-        because += f" RLHF is exploited by {_said(gap)} more than self-play."
+        because += f" RLHF is exploited by {gap} more than self-play."
     question = "Does a preference model beat a reward as the thing to optimise?"
     return Answer(question, _yes(rates["SP"], 0.5), because)
 
@@ -156,7 +156,7 @@ def _beta(found: Compared) -> Answer:
     rates = {name: found.over_all(name, family) for name in family}
     best = max(family, key=lambda name: rates[name].value)
     equals = [name for name in family if name != best and not found.between(best, name).low > 0.5]
-    said = ", ".join(f"{BETAS[name]:g} {_said(rate)}" for name, rate in rates.items())
+    said = ", ".join(f"{BETAS[name]:g} {rate}" for name, rate in rates.items())
     short = f"{BETAS[best]:g} ({best})"
     if equals:
         named = ", ".join(f"{BETAS[name]:g}" for name in equals)
@@ -167,8 +167,8 @@ def _beta(found: Compared) -> Answer:
 def _best_response(found: Compared) -> Answer:
     gap = found.gap("BR", "SP")
     because = (
-        f"What was trained against it wins with {_said(found.exploitability('BR'))} above one half,"
-        f" against self-play with {_said(found.exploitability('SP'))}: {_said(gap)} more."
+        f"What was trained against it wins with {found.exploitability('BR')} above one half,"
+        f" against self-play with {found.exploitability('SP')}: {gap} more."
     )
     return Answer("Is the best response to SFT exploited?", _yes(gap, 0.0), because)
 
@@ -181,7 +181,7 @@ def _lag(found: Compared) -> Answer:
     short = "Yes" if len(behind) == len(there) else "No" if len(ahead) == len(there) else UNKNOWN
     if short == UNKNOWN and behind:
         short = f"Some do: {', '.join(behind)}"
-    said = ", ".join(f"{name} {_said(rate)}" for name, rate in rates.items())
+    said = ", ".join(f"{name} {rate}" for name, rate in rates.items())
     return Answer("Do averages of parameters lag behind?", short, f"Over self-play: {said}.")
 
 
@@ -192,7 +192,7 @@ def _least(found: Compared) -> Answer:
     short = best
     if equals:
         short += f", but {', '.join(equals)} cannot be told from it"
-    said = ", ".join(f"{name} {_said(found.exploitability(name))}" for name in order)
+    said = ", ".join(f"{name} {found.exploitability(name)}" for name in order)
     question = "Which learner is the hardest to exploit for the same samples?"
     return Answer(question, short, f"Exploitability: {said}.")
 
@@ -223,7 +223,3 @@ def orderings(found: Compared) -> Iterator[tuple[str, str, float, Estimate, str]
 
 def _yes(estimate: Estimate, null: float) -> str:
     return "Yes" if estimate.low > null else "No" if estimate.high < null else UNKNOWN
-
-
-def _said(one: Estimate) -> str:
-    return f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})"
