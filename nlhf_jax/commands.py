@@ -4,22 +4,16 @@ What takes long to import (JAX, gin, the jobs) is imported where it is needed.
 """
 
 import argparse
-import codecs
 import contextlib
 import importlib
-import io
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, TextIO
 
 from nlhf_jax import processes
-from nlhf_jax.errors import UserError, printable, unreadable_is_one_error, warn
-
-if TYPE_CHECKING:
-    from nlhf_jax.data.prompts import PromptForm
+from nlhf_jax.errors import UserError, printable, warn
 
 
 def run(options: argparse.Namespace) -> None:
@@ -115,6 +109,19 @@ def plan(options: argparse.Namespace) -> None:
         write_whole(options.json, json.dumps(made.json(), indent=2) + "\n")
 
 
+def benchmark(options: argparse.Namespace) -> None:
+    from nlhf_jax.benchmarking import command
+    from nlhf_jax.files import check_writable
+
+    for name in ("json", "figure"):
+        if (path := getattr(options, name)) is not None:
+            check_writable(path, f"--{name}", file=True)
+    if options.workdir is not None:
+        check_writable(options.workdir, "--workdir")
+    _configure_jax(options)
+    command.run(options)
+
+
 def one_job(options: argparse.Namespace) -> None:
     """`train` and `evaluate`: a function that gin configures."""
     from nlhf_jax import configuration
@@ -147,10 +154,13 @@ def sample(options: argparse.Namespace) -> None:
         raise UserError(f"--temperature is {options.temperature} but must not be negative")
     _import_modules(options.module)
     _configure_jax(options)
-    with _output(options.output) as stream:
+    from nlhf_jax.data.json_lines import read_prompts
+    from nlhf_jax.files import output
+
+    with output(options.output) as stream:
         form = _jobs().prompt_form(options.checkpoint)
         # Standard input is the first process's.
-        prompts = processes.from_first(lambda: _read_prompts(options.prompts, form))
+        prompts = processes.from_first(lambda: read_prompts(options.prompts, form))
         samples = _jobs().sample(
             checkpoint=options.checkpoint,
             prompts=prompts,
@@ -334,66 +344,3 @@ def _configure_jax(options: argparse.Namespace) -> None:
         os.environ.setdefault("PJRT_NPROC", str(4 * devices))
     if "coordinator" in options:
         processes.initialize(options.coordinator, options.processes, options.process)
-
-
-def _read_prompts(path: str | None, form: "PromptForm") -> Sequence[str | dict[str, str]]:
-    """Prompts from a file (None: standard input) of one text a line, or of JSON lines.
-
-    Lines have the key `prompt`, or the fields of the form that the checkpoint's prompts have.
-    """
-    from etils import epath
-
-    from nlhf_jax.data import json_lines
-
-    name = path or "standard input"
-    with unreadable_is_one_error(name, "the prompts"):
-        content = sys.stdin.buffer.read() if path is None else epath.Path(path).read_bytes()
-    content = content.removeprefix(codecs.BOM_UTF8)
-    if content.lstrip().startswith(b"{"):
-        return json_lines.all_rows(json_lines.scan_prompts(content, name, form))
-    lines = content.splitlines()
-    try:
-        prompts = [line.decode("utf-8").strip() for line in lines if line.strip()]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name} is not UTF-8 text") from error
-    if not prompts:
-        raise UserError(f"{name} holds no prompt: give one a line")
-    for number, prompt in enumerate(prompts, start=1):
-        try:
-            form.prompt_of({"prompt": prompt})
-        except ValueError as error:
-            raise UserError(f"{name}, prompt {number}: {error}") from None
-    return prompts
-
-
-@contextlib.contextmanager
-def _output(path: str | None) -> Iterator[TextIO]:
-    """Standard output, or a file that appears when all is written."""
-    if not processes.is_first():
-        with open(os.devnull, "w") as nowhere:
-            yield nowhere
-        return
-    if path is None:
-        yield sys.stdout
-        return
-    from etils import epath
-
-    from nlhf_jax.files import check_writable, in_bucket, write_whole
-
-    check_writable(path, "--output", file=True)
-    if in_bucket(path):
-        text = io.StringIO()
-        yield text
-        write_whole(path, text.getvalue())
-        return
-    partial = epath.Path(f"{path}.partial")
-    try:
-        stream = partial.open("w", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-    try:
-        with stream:
-            yield stream
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

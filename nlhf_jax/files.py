@@ -13,9 +13,10 @@ import io
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 from etils import epath
 
@@ -96,6 +97,38 @@ class _GrowingObject(io.BytesIO):
 
     def flush(self) -> None:
         write_whole(self._path, self.getvalue())
+
+
+@contextlib.contextmanager
+def output(path: str | None) -> Iterator[TextIO]:
+    """Standard output (None), or a file that appears when all is written; of the first process.
+
+    Raises UserError if the file, which `--output` named, cannot be written.
+    """
+    if not processes.is_first():
+        with open(os.devnull, "w") as nowhere:
+            yield nowhere
+        return
+    if path is None:
+        yield sys.stdout
+        return
+    check_writable(path, "--output", file=True)
+    if in_bucket(path):
+        text = io.StringIO()
+        yield text
+        write_whole(path, text.getvalue())
+        return
+    partial = epath.Path(f"{path}.partial")
+    try:
+        stream = partial.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        with stream:
+            yield stream
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 # --- before anything runs ------------------------------------------------------------------------

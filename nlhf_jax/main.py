@@ -30,6 +30,7 @@ jobs:
   sheet     blinded comparisons for people, and their answers back
   config    what a gin file comes to: every setting, and where it was set
   plan      what a training takes on chips that you need not have: memory, time, traffic
+  benchmark speed of each phase of a step, beside what the devices could do at best
   data      checks JSON lines, trains a vocabulary
   convert   checkpoints of T5X and Hugging Face to ours and back
 

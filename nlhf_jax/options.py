@@ -27,6 +27,8 @@ _EXAMPLES = {
     "config": "nlhf config --gin_file=tldr/nash_md.gin --gin.BETA=0.25",
     "plan": "nlhf plan --gin_file=tldr/nash_md.gin --policy=t5_1_1_large --rater=t5_1_1_xl "
     "--topology=v5e:4x4",
+    "benchmark": "nlhf benchmark --gin_file=mini/nash_md.gin --policy=t5_1_1_small "
+    "--rater=t5_1_1_small --batch=8 --text=128 --response=64",
     "data": "nlhf data check sft:my_summaries.jsonl preferences:my_votes.jsonl",
     "convert": "nlhf convert --checkpoint=out/nash_md --to=huggingface --output=nash_md_hf",
 }
@@ -162,6 +164,28 @@ def _plan_parser() -> _Parser:
     add("--largest_batch", action="store_true", help="look for the largest batch that fits")
     add("--json", metavar="FILE", help="all numbers, in bytes, FLOPs and seconds")
     add("--program", metavar="FILE", help="the compiled program's text")
+    return parser
+
+
+def _benchmark_parser() -> _Parser:
+    what = (
+        "Times each phase of a training step, and the whole, with random parameters and data, and\n"
+        "sets that beside what the devices could do at best."
+    )
+    parser = _Parser("benchmark", what, commands.benchmark)
+    _add_gin_files(parser, "mini/nash_md.gin")
+    add = parser.add_argument
+    add("--policy", metavar="MODEL", help="sizes that its checkpoint does not tell: t5_1_1_small")
+    add("--rater", metavar="MODEL", help="the same of the rater")
+    add("--batch", type=int, metavar="N", help="rows of a step (BATCH_SIZE)")
+    add("--text", type=int, metavar="N", help="tokens of a prompt (TASK_FEATURE_LENGTHS)")
+    add("--response", type=int, metavar="N", help="tokens of a response (TASK_FEATURE_LENGTHS)")
+    add("--repeats", type=int, default=7, metavar="N", help="calls of each program that count (7)")
+    add("--sweep", metavar="AXIS,...", help="how time grows: batch, text, response, size")
+    add("--factors", metavar="N,...", help="of --sweep: so many times as much (0.25,0.5,1,2)")
+    add("--json", metavar="FILE", help="all numbers, in seconds, bytes and FLOPs")
+    add("--figure", metavar="FILE", help="of --sweep: a PNG")
+    add("--workdir", metavar="DIR", help="for benchmark.json and benchmark.png")
     return parser
 
 
@@ -346,6 +370,7 @@ _PARSERS: dict[str, Callable[[], _Parser]] = {
     "report": _report_parser,
     "config": _config_parser,
     "plan": _plan_parser,
+    "benchmark": _benchmark_parser,
     "sheet": _sheet_parser,
     "data": _data_parser,
     "convert": _convert_parser,

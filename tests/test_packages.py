@@ -42,6 +42,7 @@ ORDER = (
     "jobs",
     "api",
     "planning",
+    "benchmarking",
     "commands",
     "options",
     "main",

@@ -9,11 +9,13 @@
 Other keys are ignored. Files are UTF-8; a path may be one of Google Cloud Storage (gs://...).
 """
 
+import codecs
 import dataclasses
 import functools
 import hashlib
 import io
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -221,3 +223,30 @@ def all_rows(scanned: Iterable) -> list:
             raise row
         rows.append(row)
     return rows
+
+
+def read_prompts(path: str | None, form: PromptForm) -> Sequence[str | dict[str, str]]:
+    """Prompts from a file (None: standard input) of one text a line, or of JSON lines.
+
+    Lines have the key `prompt`, or the fields of the form that the checkpoint's prompts have.
+    Raises UserError for what cannot be read, and for what is no prompt of that form.
+    """
+    name = path or "standard input"
+    with unreadable_is_one_error(name, "the prompts"):
+        content = sys.stdin.buffer.read() if path is None else epath.Path(path).read_bytes()
+    content = content.removeprefix(codecs.BOM_UTF8)
+    if content.lstrip().startswith(b"{"):
+        return all_rows(scan_prompts(content, name, form))
+    lines = content.splitlines()
+    try:
+        prompts = [line.decode("utf-8").strip() for line in lines if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name} is not UTF-8 text") from error
+    if not prompts:
+        raise UserError(f"{name} holds no prompt: give one a line")
+    for number, prompt in enumerate(prompts, start=1):
+        try:
+            form.prompt_of({"prompt": prompt})
+        except ValueError as error:
+            raise UserError(f"{name}, prompt {number}: {error}") from None
+    return prompts

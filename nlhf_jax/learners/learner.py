@@ -50,8 +50,24 @@ def train_step(
     learned, observed = rows(state, batch)
     learned = jax.lax.stop_gradient(learned)
     gradient, metrics = accumulate_gradients(loss, state.params, learned, microbatches)
+    state, about_update = update(state, gradient, metrics["loss"], optimizer, follow)
+    return state, observed | metrics | about_update
+
+
+def update(
+    state: TrainState,
+    gradient: PyTree,
+    loss: jax.Array,
+    optimizer: optax.GradientTransformation,
+    follow: Callable[[TrainState], TrainState],
+) -> tuple[TrainState, Metrics]:
+    """The last part of a step: `state` after `gradient`, and metrics of the change.
+
+    Nothing but the step changes where the gradient or `loss`, a scalar, is not finite. The other
+    arguments are as of `train_step`.
+    """
     norm = optax.tree.norm(gradient)
-    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, opt_state = update_if(finite, optimizer, gradient, state.opt_state, state.params)
     state = state.replace(
         step=state.step + 1,
@@ -63,7 +79,7 @@ def train_step(
         "update_norm": optax.tree.norm(updates),
         "skipped": 1.0 - finite.astype(jnp.float32),
     }
-    return choose(finite, follow(state), state), observed | metrics | about_update
+    return choose(finite, follow(state), state), about_update
 
 
 def row_weights(batch: Batch) -> jax.Array:

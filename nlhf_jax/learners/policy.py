@@ -190,37 +190,74 @@ class PolicyLearner(Learner):
         self, state: TrainState, frozen: PyTree, batch: Batch, players: Players, purpose: Purpose
     ) -> tuple[Rows, Metrics, tuple[jax.Array, jax.Array | None]]:
         """Responses and what they are worth: rows for the loss, metrics, y and y'."""
-        inputs, weights = batch["inputs"], row_weights(batch)
         with jax.named_scope("rollout"):
-            sets = {"policy": state.params, "reference": frozen["reference"]} | state.kept
-            read = {"reference", *self._anchor}  # The loss reads their contexts.
-            contexts = {k: self.model.encode(sets[k], inputs) for k in sorted(read.union(*players))}
-            key = key_for(self.seed, state.step, purpose)
-            if "batch_number" in batch:  # One of several that this step is evaluated on.
-                key = jax.random.fold_in(key, batch["batch_number"][0])
-            responses = rollout(self.model, players, sets, contexts, key, self._max_response_length)
-        y, other = responses[:, 0], responses[:, 1] if len(players) > 1 else None
-        several = len(players) > 2  # of the opponent's
-        ask, others = (score_against, responses[:, 1:]) if several else (score_and_more, other)
+            contexts = self.read(state, frozen, batch, players)
+            responses = self.write(state, frozen, batch, contexts, players, purpose)
         with jax.named_scope("score"):
-            scores, more = map_batch(
-                lambda texts: ask(self._scorer, frozen["scorer"], *texts),
-                (inputs, y, others),
-                self._microbatches,
-            )
-            advantages = self._scorer.advantages(scores, weights)
+            rows, metrics = self.rate(frozen, batch, responses)
+        rows["contexts"] = {name: contexts[name] for name in self.anchors}
+        y, other = responses[:, 0], responses[:, 1] if len(players) > 1 else None
+        return rows, metrics, (y, other)
+
+    # --- the parts of a rollout, which `nlhf benchmark` runs one by one ---
+
+    @property
+    def players(self) -> Players:
+        """Those of training."""
+        return self._players
+
+    @property
+    def anchors(self) -> tuple[str, ...]:
+        """Parameter sets whose logits the loss reads beside the policy's: of their `contexts`."""
+        return tuple(dict.fromkeys(("reference", *self._anchor)))
+
+    def read(
+        self, state: TrainState, frozen: PyTree, batch: Batch, players: Players
+    ) -> dict[str, PyTree]:
+        """Parameter set -> what its encoder makes of the prompts: for players and for the loss."""
+        sets = _parameter_sets(state, frozen)
+        read = set(self.anchors).union(*players)
+        return {name: self.model.encode(sets[name], batch["inputs"]) for name in sorted(read)}
+
+    def write(
+        self,
+        state: TrainState,
+        frozen: PyTree,
+        batch: Batch,
+        contexts: Mapping[str, PyTree],
+        players: Players,
+        purpose: Purpose = Purpose.ROLLOUT,
+    ) -> jax.Array:
+        """The players' responses, int32 `[B, G, T]`; `contexts` as of `read`."""
+        key = key_for(self.seed, state.step, purpose)
+        if "batch_number" in batch:  # One of several that this step is evaluated on.
+            key = jax.random.fold_in(key, batch["batch_number"][0])
+        sets = _parameter_sets(state, frozen)
+        return rollout(self.model, players, sets, contexts, key, self._max_response_length)
+
+    def rate(self, frozen: PyTree, batch: Batch, responses: jax.Array) -> tuple[Rows, Metrics]:
+        """What responses `[B, G, T]`, y's first, are worth: the loss' rows without `contexts`."""
+        inputs, weights = batch["inputs"], row_weights(batch)
+        y, other = responses[:, 0], responses[:, 1] if responses.shape[1] > 1 else None
+        several = responses.shape[1] > 2  # of the opponent's
+        ask, others = (score_against, responses[:, 1:]) if several else (score_and_more, other)
+        scores, more = map_batch(
+            lambda texts: ask(self._scorer, frozen["scorer"], *texts),
+            (inputs, y, others),
+            self._microbatches,
+        )
+        advantages = self._scorer.advantages(scores, weights)
         rows = {
             "inputs": inputs,
             "responses": responses[:, : self._objective.learned],
             "targets": self._objective.targets(self._scorer, scores, weights),
             "row_weights": weights,
-            "contexts": {name: contexts[name] for name in read},
         }
         metrics = {
             self._scorer.measures: jnp.sum(weights * scores),
             "advantage_squared": jnp.sum(weights * jnp.square(advantages)),
         } | {name: jnp.sum(weights * values) for name, values in more.items()}
-        return rows, metrics, (y, other)
+        return rows, metrics
 
     def _check_kept_sets(self) -> None:
         for name in self._anchor:
@@ -238,6 +275,11 @@ class PolicyLearner(Learner):
                     f"the opponent's parameter set {name!r} changes its shapes or dtypes when it "
                     "follows the policy: return arrays like the parameters"
                 )
+
+
+def _parameter_sets(state: TrainState, frozen: PyTree) -> dict[str, PyTree]:
+    """By the names that players and opponents give them."""
+    return {"policy": state.params, "reference": frozen["reference"]} | state.kept
 
 
 def _weighted(anchor: Player, of_sets: Mapping[str, jax.Array]) -> jax.Array:

@@ -121,8 +121,12 @@ class StateFactory:
             kept={"average": None} | {name: jax.tree.map(jnp.copy, params) for name in self._kept},
         )
 
+    def random(self) -> TrainState:
+        """A state with random parameters, wherever training would start."""
+        return jax.jit(lambda: self._create(self._draw()), out_shardings=self.sharding)()
+
     def __call__(self) -> TrainState:
         if self._initial_params is None:
-            return jax.jit(lambda: self._create(self._draw()), out_shardings=self.sharding)()
+            return self.random()
         params = self._partitioner.place(self._initial_params(), self.params_sharding)
         return jax.jit(self._create, donate_argnums=0, out_shardings=self.sharding)(params)

@@ -4,7 +4,6 @@ import dataclasses
 import math
 import os
 import re
-import time
 
 from nlhf_jax.errors import UserError
 
@@ -118,45 +117,16 @@ def _here() -> Topology:
     """The devices of this process, all of them busy at once while they are measured."""
     import jax
 
+    from nlhf_jax.planning import peaks
+
     devices = jax.devices()
     if devices[0].platform == "cpu":
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(devices)
     else:
         memory = (devices[0].memory_stats() or {}).get("bytes_limit", math.inf)
-    flops, copied = _measure(devices)
+    dtype = peaks.usual_dtype(devices[0].platform)
+    flops, copied = peaks.measure(devices, dtype, quick=True)
     name = f"{devices[0].device_kind.lower()} at hand"
     # Devices of one host pass arrays through its memory.
     chip = Chip(name, flops, memory, copied, copied / 2, 1)
     return Topology(HERE, chip, len(devices))
-
-
-def _measure(devices) -> tuple[float, float]:
-    """FLOP/s of matrix products and bytes/s of a copy, of one device while all do the same."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-    from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-    on_cpu = devices[0].platform == "cpu"
-    # bfloat16 is slower than float32 on most CPUs, and gin files for them use the latter.
-    side, dtype = (1024, jnp.float32) if on_cpu else (8192, jnp.bfloat16)
-    count = len(devices)
-    where = NamedSharding(Mesh(np.asarray(devices), ("all",)), PartitionSpec("all"))
-    matrices = jax.device_put(jnp.ones((count, side, side), dtype), where)
-    vectors = jax.device_put(jnp.ones((count, (8 if on_cpu else 64) * side**2), dtype), where)
-    multiply = jax.jit(lambda x: jnp.einsum("nij,njk->nik", x, x) / side, out_shardings=where)
-    copy = jax.jit(lambda x: x + 1, out_shardings=where, donate_argnums=0)
-    itemsize = jnp.dtype(dtype).itemsize
-    copied = 2 * itemsize * vectors.shape[1]
-    return 2 * side**3 / _seconds(multiply, matrices), copied / _seconds(copy, vectors)
-
-
-def _seconds(function, argument) -> float:
-    """Of one call, the best of several: what else runs here makes calls slower, never faster."""
-    argument = function(argument).block_until_ready()
-    best = math.inf
-    for _ in range(5):
-        start = time.perf_counter()
-        argument = function(argument).block_until_ready()
-        best = min(best, time.perf_counter() - start)
-    return best

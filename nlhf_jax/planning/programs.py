@@ -1,7 +1,7 @@
 """The step of a run as it is lowered for devices that may not exist: shapes in place of arrays."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -45,6 +45,25 @@ def abstract_learner(
 
     Both are shapes. Of `run` it has the sizes of the networks and of the batch.
     """
+    learner, batch = sized_learner(
+        run, gin_files, overrides, search_paths, devices, read=abstract_params
+    )
+    return learner, learner._frozen if run.kind == "policy" else None, batch
+
+
+def sized_learner(
+    run: runs.Run,
+    gin_files: Sequence[str],
+    overrides: Sequence[str],
+    search_paths: Sequence[str],
+    devices: Sequence[jax.Device],
+    read: Callable[[LanguageModel, Partitioner, str], PyTree],
+) -> tuple[Learner, dict[str, jax.ShapeDtypeStruct]]:
+    """The learner of `abstract_learner`, and the shapes of a batch.
+
+    In place of what checkpoints have, its frozen networks' parameters are what `read` gives: from
+    a model, a mesh and the dtype in which they are stored.
+    """
     # What gin would make of them are the real data and a mesh of the devices that are here.
     without = ("jobs.train.data=None", "jobs.train.partitioner=None")
     layout = _mesh_settings(gin_files, overrides, search_paths)
@@ -60,11 +79,10 @@ def abstract_learner(
         run.microbatches,
         continues=True,
         describe_base=lambda _: registry.describe(run.model),
-        open_network=functools.partial(_network, run),
+        open_network=functools.partial(_network, run, read),
     )
     learner = arguments["learner"](setup)
-    frozen = learner._frozen if run.kind == "policy" else None
-    return learner, frozen, _batch(learner, run, arguments, partitioner)
+    return learner, _batch(learner, run, arguments, partitioner)
 
 
 def _mesh_settings(
@@ -87,9 +105,15 @@ def _no_data(template: int) -> Dataset:
 
 
 def _network(
-    run: runs.Run, source: str, partitioner: Partitioner, data: Dataset, dtype: str, **settings: Any
+    run: runs.Run,
+    read: Callable[[LanguageModel, Partitioner, str], PyTree],
+    source: str,
+    partitioner: Partitioner,
+    data: Dataset,
+    dtype: str,
+    **settings: Any,
 ) -> Network:
-    """In place of `checkpoints.networks.open_network`: the run's sizes, and no arrays."""
+    """In place of `checkpoints.networks.open_network`: the run's sizes, and what `read` gives."""
     kind = settings["kind"]
     config = run.model if kind == "policy" else run.rater
     assert config is not None
@@ -101,8 +125,8 @@ def _network(
         "rater_template": templates.get(kind),
         "rater_labels": _LABELS if kind == "preference" else None,
     }
-    read = functools.partial(abstract_params, model, partitioner)
-    return Network(model, read, dtype, description, b"", None)  # type: ignore[arg-type]
+    reading = functools.partial(read, model, partitioner)
+    return Network(model, reading, dtype, description, b"", None)  # type: ignore[arg-type]
 
 
 def abstract_params(model: LanguageModel, partitioner: Partitioner, dtype: str) -> PyTree:

@@ -162,8 +162,8 @@ def read(
     kind = learner.removeprefix("@builders.")
     if kind not in ("supervised", "preference", "reward", "policy"):
         raise UserError(
-            f"jobs.train.learner is {learner or 'not set'} but nlhf plan knows trainings by "
-            "@builders.supervised, preference, reward and policy"
+            f"jobs.train.learner is {learner or 'not set'} but what a step costs is known of "
+            "trainings by @builders.supervised, preference, reward and policy"
         )
     if kind != "policy" and named:
         raise UserError(f"--{next(iter(named))} says nothing: this run's MODEL has the sizes")
@@ -250,10 +250,13 @@ def _scorer(models: Mapping[str, T5Config], pairwise: bool):
 def model_named(name: str, option: str) -> T5Config:
     """The T5 that a gin file makes MODEL, or of the file of `gin_configs/models` with that size."""
     path = name if name.endswith(".gin") else f"models/{name.removeprefix('t5_1_1_')}.gin"
-    # T5's vocabulary, for the files that leave it open.
-    vocabulary = {"VOCAB_SIZE": 32128}
+    files = ["runs/sft.gin", path]
     try:
-        configuration.parse(["runs/sft.gin", path], macros_if_known=vocabulary, complete=False)
+        configuration.parse(files, complete=False)
+        # T5's vocabulary, for the files that leave it open.
+        open_macros = {s.name for s in effective.settings(files, ()) if s.is_required}
+        vocabulary = {"VOCAB_SIZE": 32128} if "VOCAB_SIZE" in open_macros else {}
+        configuration.parse(files, macros_if_known=vocabulary, complete=False)
     except UserError as error:
         raise UserError(
             f"{option} is {name!r} but must name a model, such as t5_1_1_large, or a gin file with "
@@ -295,8 +298,8 @@ def _networks(
 def _t5(model: LanguageModel) -> T5Config:
     if not isinstance(model, T5):
         raise UserError(
-            f"the model is of the family {model.description().get('family')!r}, but nlhf plan "
-            "counts T5 alone"
+            f"the model is of the family {model.description().get('family')!r}, but what a step "
+            "costs is known of T5 alone"
         )
     return model.config
 

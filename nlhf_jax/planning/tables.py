@@ -46,7 +46,7 @@ def _memory(plan: Plan) -> str:
     rows.append(
         ("in all, closed form", "", "", f"{_gib(plan.memory.peak)} of {_gib(_limit(plan))}")
     )
-    return _table(rows)
+    return table(rows)
 
 
 def _compiled(plan: Plan) -> str:
@@ -97,7 +97,7 @@ def _step(plan: Plan) -> str:
     least, most = plan.step_seconds
     flops = sum(phase.flops for phase in plan.phases)
     rows.append(("in all", _number(flops / 1e12), "", "", "", _range(1e3 * least, 1e3 * most)))
-    return _table(rows)
+    return table(rows)
 
 
 def _total(plan: Plan) -> str:
@@ -173,7 +173,7 @@ def _range(least: float, most: float) -> str:
     return _number(least) if least == most else f"{_number(least)} to {_number(most)}"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def table(rows: Sequence[Sequence[str]]) -> str:
     """Names on the left, numbers on the right of their columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []

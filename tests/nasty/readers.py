@@ -17,7 +17,7 @@ from unittest import mock
 
 from etils import epath
 
-from nlhf_jax import commands, configuration
+from nlhf_jax import configuration
 from nlhf_jax.checkpoints.arrays import read_all
 from nlhf_jax.checkpoints.opening import open_checkpoint
 from nlhf_jax.data import batches, check, json_lines, sources, tasks
@@ -112,7 +112,7 @@ def _lines_reader(kind: str) -> Reader:
 
 def _prompts_reader(name: str, form: PromptForm, good: bytes) -> Reader:
     def read(directory: Path) -> None:
-        prompts = commands._read_prompts(str(directory / "prompts"), form)
+        prompts = json_lines.read_prompts(str(directory / "prompts"), form)
         words = tldr_mini_vocabulary()
         for prompt in prompts:
             text = form.prompt_of({"prompt": prompt} if isinstance(prompt, str) else prompt)

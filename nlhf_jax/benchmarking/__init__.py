@@ -1,0 +1,1 @@
+"""Speed of a training step: each phase's time beside what the devices could do at best."""
