@@ -1,5 +1,6 @@
 """Sampling responses with KV caches, from one network or from a mixture of several."""
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 
 from nlhf_jax import sharding
 from nlhf_jax.models.language_model import LanguageModel, PyTree
+from nlhf_jax.models.lockstep import stacked_weights, start_networks
 from nlhf_jax.opponents import POLICY, Player
 from nlhf_jax.sharding import constrain, constrain_batch
 
@@ -22,9 +24,7 @@ def rollout(
 ) -> jax.Array:
     """One response of every player to every prompt, all decoded in the same loop.
 
-    All networks take a step together, as one batched over them, so that a collective serves all.
-    Each runs on the streams of the players that have a weight on it, filled up to as many as the
-    busiest has. The loop ends as soon as every response has.
+    The loop ends as soon as every response has.
 
     Args:
       model: the architecture that all parameter sets share.
@@ -38,34 +38,25 @@ def rollout(
     Returns:
       int32 `[B, G, T]`: tokens up to and including EOS, then padding.
     """
-    names = sorted(set().union(*players))
+    streams = {
+        name: [g for g, player in enumerate(players) if name in player]
+        for name in sorted(set().union(*players))
+    }
     shape = (jax.tree.leaves(contexts)[0].shape[0], len(players))
-    width = max(sum(name in player for player in players) for name in names)
-    seats = {k: sorted(range(shape[1]), key=lambda g: k not in players[g])[:width] for k in names}
-
-    def weights() -> PyTree:  # in this order nothing is gathered first and then copied
-        return jax.vmap(model.decoding_params)(_stack([params[name] for name in names]))
-
+    weights = functools.partial(stacked_weights, model, params, streams)
     with sharding.decoding(shape[0], weights):
-        sets = weights()  # Laid out for decoding once a rollout; what follows is at every token.
-        reads = _stack([constrain_batch(contexts[name]) for name in names])
-        caches = jax.vmap(lambda p, c: model.start_decoding(p, c, width, max_length))(sets, reads)
-        decode_step = jax.vmap(model.decode_step, in_axes=(0, 0, None, 0))
+        caches, decode_step = start_networks(model, streams, params, contexts, max_length)
 
         def step(state):
             position, tokens, ended, responses, caches = state
-            # A list of ints would be a gather.
-            own = _stack([jnp.stack([tokens[:, g] for g in seats[name]], axis=1) for name in names])
-            logits, caches = decode_step(sets, caches, position, own)
+            logits, caches = decode_step(caches, position, tokens)
             mixed = [
-                sum(player[k] * logits[names.index(k), :, seats[k].index(g)] for k in player)
-                for g, player in enumerate(players)
+                sum(player[k] * logits[k, g] for k in player) for g, player in enumerate(players)
             ]
             mixed = constrain(jnp.stack(mixed, axis=1), "batch", None, None)
             drawn = jnp.argmax(mixed, axis=-1)
             if temperature != 0:
-                key = jax.random.fold_in(rng, position)
-                drawn = jax.random.categorical(key, mixed / temperature, axis=-1)
+                drawn = categorical(jax.random.fold_in(rng, position), mixed / temperature)
             drawn = jnp.where(ended, model.tokens.pad, drawn).astype(jnp.int32)
             drawn = constrain(drawn, "batch", None)
             responses = jax.lax.dynamic_update_slice_in_dim(
@@ -85,9 +76,29 @@ def rollout(
     return constrain_batch(responses)
 
 
-def _stack(trees: Sequence[PyTree]) -> PyTree:
-    """Trees of arrays of the same shapes as one, with a leading axis for them."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+def categorical(key: jax.Array, logits: jax.Array) -> jax.Array:
+    """A token of probability softmax(logits): float32 `[..., V]` to int32 `[...]`.
+
+    By inversion: a block of tokens by one uniform number, then a token of it by another. The argmax
+    of logits plus Gumbel noise would take V random numbers and twice as many logarithms; one
+    inversion over all V would round off rare tokens.
+    """
+    count = logits.shape[-1]
+    blocks = 2 ** (count.bit_length() // 2)
+    width = -(-count // blocks)
+    filled = [(0, 0)] * (logits.ndim - 1) + [(0, blocks * width - count)]
+    weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+    weights = jnp.pad(weights, filled).reshape(*logits.shape[:-1], blocks, width)
+    uniform = jax.random.uniform(key, (*logits.shape[:-1], 2))
+    block = _inverse(jnp.sum(weights, axis=-1), uniform[..., 0])
+    chosen = jnp.take_along_axis(weights, block[..., None, None], axis=-2)[..., 0, :]
+    return block * width + _inverse(chosen, uniform[..., 1])
+
+
+def _inverse(weights: jax.Array, uniform: jax.Array) -> jax.Array:
+    """The first index up to which weights `[..., N]` sum to more than a share of all, in [0, 1)."""
+    sums = jnp.cumsum(weights, axis=-1)
+    return jnp.sum(sums <= uniform[..., None] * sums[..., -1:], axis=-1, dtype=jnp.int32)
 
 
 def sample_responses(

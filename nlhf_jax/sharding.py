@@ -267,6 +267,16 @@ def decoding(rows: int, weights: Callable[[], PyTree]) -> Iterator[None]:
         yield
 
 
+def alone_on_cpu() -> bool:
+    """Whether what is traced now is for CPUs, of which each has all weights that it works with."""
+    partitioner = _ACTIVE.get()
+    if partitioner is None:
+        return jax.default_backend() == "cpu"
+    cut = [axes for name, axes in partitioner._rules.items() if name != "batch"]
+    whole = all(partitioner._cuts(_as_tuple(axes)) == 1 for axes in cut)
+    return whole and partitioner.mesh.devices.flat[0].platform == "cpu"
+
+
 def _laid_out(devices: Sequence[jax.Device], data: int, fsdp: int, tensor: int) -> np.ndarray:
     """The devices `[data, fsdp, tensor]`; those of other machines than TPUs in their order."""
     slices = len({getattr(device, "slice_index", 0) for device in devices})

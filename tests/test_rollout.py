@@ -1,7 +1,9 @@
 """Sampling: the sampled distribution is the scored one, with caches, streams and mixtures."""
 
 import functools
+from unittest import mock
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +11,11 @@ import pytest
 from scipy import stats
 
 from nlhf_jax import opponents
+from nlhf_jax.models import lockstep
 from nlhf_jax.models.language_model import response_mask
 from nlhf_jax.models.t5 import T5
 from nlhf_jax.opponents import POLICY
-from nlhf_jax.rollout import rollout, sample_responses
+from nlhf_jax.rollout import categorical, rollout, sample_responses
 from nlhf_jax.studies.sequences import mixture_log_probs, responses
 from tests import tiny
 
@@ -197,8 +200,9 @@ def test_two_roles_of_one_network_share_its_steps():
     assert network.steps == longest
 
 
-def test_two_networks_decode_as_one_and_write_their_caches_in_place():
+def test_two_networks_decode_as_one_and_write_their_caches_in_place(monkeypatch):
     """In a loop's body is one matrix product for both; a scatter would be a slow cache."""
+    monkeypatch.setattr(lockstep.sharding, "alone_on_cpu", lambda: False)
     reads = {name: NETWORK.encode(values, INPUTS[None]) for name, values in SETS.items()}
 
     def products(players):
@@ -253,3 +257,44 @@ def test_cached_decoding_of_two_streams_gives_teacher_forced_logits(dtype, toler
 def _lengths(responses):
     """Tokens of each response, EOS included."""
     return np.asarray(response_mask(jnp.asarray(responses), tiny.EOS).sum(axis=-1)).astype(int)
+
+
+@pytest.mark.parametrize("players", [[POLICY], [POLICY, MIXTURE], [POLICY, MIXTURE, POLICY]])
+def test_networks_say_the_same_as_one_and_apart(monkeypatch, players):
+    streams = {
+        name: [g for g, player in enumerate(players) if name in player]
+        for name in sorted(set().union(*players))
+    }
+    reads = {name: NETWORK.encode(SETS[name], INPUTS[None]) for name in streams}
+    tokens = np.asarray([[2, 3, 0][: len(players)]], np.int32)
+
+    def logits():
+        caches, step = lockstep.start_networks(NETWORK, streams, SETS, reads, LENGTH)
+        first, caches = step(caches, jnp.int32(0), jnp.zeros_like(tokens))
+        return first, step(caches, jnp.int32(1), tokens)[0]
+
+    monkeypatch.setattr(lockstep.sharding, "alone_on_cpu", lambda: True)
+    apart = logits()
+    monkeypatch.setattr(lockstep.sharding, "alone_on_cpu", lambda: False)
+    assert set(apart[0]) == {(name, g) for name, own in streams.items() for g in own}
+    chex.assert_trees_all_close(logits(), apart, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 31, 8200])
+def test_a_token_is_drawn_with_its_probability_also_a_rare_one(count):
+    """By all pairs of uniform numbers on a grid, in place of random ones."""
+    rng = np.random.default_rng(count)
+    logits = np.float32(rng.normal(size=count) * 3)
+    logits[rng.random(count) < 0.2] = -np.inf
+    logits[0] = 0.0
+    weights = np.exp(np.float64(logits))
+    steps = 128
+    grid = (np.arange(steps) + 0.5) / steps
+    uniform = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
+    with mock.patch.object(jax.random, "uniform", lambda key, shape: jnp.float32(uniform)):
+        drawn = categorical(jax.random.key(0), jnp.tile(logits, (len(uniform), 1)))
+    share = np.bincount(drawn, minlength=count) / len(uniform)
+    assert np.all(share[np.isinf(logits)] == 0)
+    # Each of the two draws is off by less than one grid step, of what the other left.
+    expected = np.cumsum(weights / weights.sum())
+    np.testing.assert_allclose(np.cumsum(share), expected, atol=2 / steps)

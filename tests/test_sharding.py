@@ -81,7 +81,7 @@ def test_caches_are_cut_by_batch_and_heads():
     inputs = partitioner.place_batch({"inputs": np.ones((8, 5), np.int32)})["inputs"]
     params = tiny.placed(partitioner, network, tiny.params(network, 1))
     for layer in jax.jit(start)(params, inputs).layers:
-        assert tiny.part(layer["self_keys"]) == tiny.part(layer["self_values"]) == (2, 2, 2, 6, 4)
+        assert tiny.part(layer["self_keys"]) == tiny.part(layer["self_values"]) == (4, 2, 6, 4)
         assert tiny.part(layer["cross_keys"]) == tiny.part(layer["cross_values"]) == (2, 2, 5, 4)
 
 

@@ -28,8 +28,9 @@ from nlhf_jax.models.t5_layers import (
     RelativePositionBias,
     RMSNorm,
     T5Config,
+    by_rows,
 )
-from nlhf_jax.sharding import constrain, constrain_tree
+from nlhf_jax.sharding import alone_on_cpu, constrain, constrain_tree
 
 
 @flax.struct.dataclass
@@ -115,11 +116,11 @@ class Decoder(nn.Module):
     def start(self, context: Context, streams: int, length: int) -> Cache:
         cfg = self.config
         batch = context.encoded.shape[0]
-        shape = (batch, streams, cfg.num_heads, length, cfg.head_dim)
+        shape = (batch * streams, cfg.num_heads, length, cfg.head_dim)
         caches = []
         for layer in self.layers:
             keys, values = layer.cross_keys_values(context.encoded)
-            empty = constrain(jnp.zeros(shape, cfg.dtype), "batch", None, "heads", None, None)
+            empty = constrain(jnp.zeros(shape, cfg.dtype), "batch", "heads", None, None)
             caches.append(
                 {
                     "cross_keys": constrain(keys, "batch", "heads", None, None),
@@ -264,7 +265,8 @@ class T5:
         params = self.frozen_params(unstack_layers(params), self.config.dtype)
         del params["encoder"]
         axes = self.logical_axes(per_layer=True)
-        return constrain_tree(params, {part: axes[part] for part in params})
+        params = constrain_tree(params, {part: axes[part] for part in params})
+        return by_rows(params) if alone_on_cpu() else params
 
     def start_decoding(self, params: PyTree, context: Context, streams: int, length: int) -> Cache:
         return self._apply(self._unrolled, params, "start", context, streams, length)
