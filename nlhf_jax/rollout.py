@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from nlhf_jax import sharding
-from nlhf_jax.models.language_model import LanguageModel, PyTree
+from nlhf_jax.models.language_model import LanguageModel, PyTree, drawn_tokens
 from nlhf_jax.models.lockstep import stacked_weights, start_networks
 from nlhf_jax.opponents import POLICY, Player
 from nlhf_jax.sharding import constrain, constrain_batch
@@ -39,8 +39,7 @@ def rollout(
       int32 `[B, G, T]`: tokens up to and including EOS, then padding.
     """
     streams = {
-        name: [g for g, player in enumerate(players) if name in player]
-        for name in sorted(set().union(*players))
+        k: [g for g, p in enumerate(players) if k in p] for k in sorted(set().union(*players))
     }
     shape = (jax.tree.leaves(contexts)[0].shape[0], len(players))
     weights = functools.partial(stacked_weights, model, params, streams)
@@ -50,22 +49,17 @@ def rollout(
         def step(state):
             position, tokens, ended, responses, caches = state
             logits, caches = decode_step(caches, position, tokens)
-            mixed = [
-                sum(player[k] * logits[k, g] for k in player) for g, player in enumerate(players)
-            ]
+            mixed = [sum(p[k] * logits[k, g] for k in p) for g, p in enumerate(players)]
             mixed = constrain(jnp.stack(mixed, axis=1), "batch", None, None)
             drawn = jnp.argmax(mixed, axis=-1)
             if temperature != 0:
-                drawn = categorical(jax.random.fold_in(rng, position), mixed / temperature)
-            drawn = jnp.where(ended, model.tokens.pad, drawn).astype(jnp.int32)
-            drawn = constrain(drawn, "batch", None)
-            responses = jax.lax.dynamic_update_slice_in_dim(
-                responses, drawn[:, :, None], position, axis=2
-            )
+                drawn = drawn_tokens(jax.random.fold_in(rng, position), mixed / temperature)
+            drawn = constrain(jnp.where(ended, model.tokens.pad, drawn), "batch", None)
+            responses = jax.lax.dynamic_update_index_in_dim(responses, drawn, position, axis=2)
             return position + 1, drawn, ended | (drawn == model.tokens.eos), responses, caches
 
         def unfinished(state):
-            position, _, ended, _, _ = state
+            position, _, ended, *_ = state
             return (position < max_length) & ~jnp.all(ended)
 
         start = jnp.full(shape, model.tokens.start, jnp.int32)
@@ -74,31 +68,6 @@ def rollout(
         state = (jnp.int32(0), start, ended, empty, caches)
         responses = jax.lax.while_loop(unfinished, step, state)[3]
     return constrain_batch(responses)
-
-
-def categorical(key: jax.Array, logits: jax.Array) -> jax.Array:
-    """A token of probability softmax(logits): float32 `[..., V]` to int32 `[...]`.
-
-    By inversion: a block of tokens by one uniform number, then a token of it by another. The argmax
-    of logits plus Gumbel noise would take V random numbers and twice as many logarithms; one
-    inversion over all V would round off rare tokens.
-    """
-    count = logits.shape[-1]
-    blocks = 2 ** (count.bit_length() // 2)
-    width = -(-count // blocks)
-    filled = [(0, 0)] * (logits.ndim - 1) + [(0, blocks * width - count)]
-    weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
-    weights = jnp.pad(weights, filled).reshape(*logits.shape[:-1], blocks, width)
-    uniform = jax.random.uniform(key, (*logits.shape[:-1], 2))
-    block = _inverse(jnp.sum(weights, axis=-1), uniform[..., 0])
-    chosen = jnp.take_along_axis(weights, block[..., None, None], axis=-2)[..., 0, :]
-    return block * width + _inverse(chosen, uniform[..., 1])
-
-
-def _inverse(weights: jax.Array, uniform: jax.Array) -> jax.Array:
-    """The first index up to which weights `[..., N]` sum to more than a share of all, in [0, 1)."""
-    sums = jnp.cumsum(weights, axis=-1)
-    return jnp.sum(sums <= uniform[..., None] * sums[..., -1:], axis=-1, dtype=jnp.int32)
 
 
 def sample_responses(

@@ -12,10 +12,10 @@ from scipy import stats
 
 from nlhf_jax import opponents
 from nlhf_jax.models import lockstep
-from nlhf_jax.models.language_model import response_mask
+from nlhf_jax.models.language_model import drawn_tokens, response_mask
 from nlhf_jax.models.t5 import T5
 from nlhf_jax.opponents import POLICY
-from nlhf_jax.rollout import categorical, rollout, sample_responses
+from nlhf_jax.rollout import rollout, sample_responses
 from nlhf_jax.studies.sequences import mixture_log_probs, responses
 from tests import tiny
 
@@ -292,7 +292,7 @@ def test_a_token_is_drawn_with_its_probability_also_a_rare_one(count):
     grid = (np.arange(steps) + 0.5) / steps
     uniform = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
     with mock.patch.object(jax.random, "uniform", lambda key, shape: jnp.float32(uniform)):
-        drawn = categorical(jax.random.key(0), jnp.tile(logits, (len(uniform), 1)))
+        drawn = drawn_tokens(jax.random.key(0), jnp.tile(logits, (len(uniform), 1)))
     share = np.bincount(drawn, minlength=count) / len(uniform)
     assert np.all(share[np.isinf(logits)] == 0)
     # Each of the two draws is off by less than one grid step, of what the other left.

@@ -7,12 +7,14 @@ from typing import Any
 import jax
 
 from nlhf_jax.learners.learner import Learner, accumulate_gradients, update
-from nlhf_jax.learners.policy import PolicyLearner
+from nlhf_jax.learners.policy import PolicyLearner, parameter_sets
+from nlhf_jax.learners.state import Purpose, key_for
 from nlhf_jax.models.language_model import PyTree
 from nlhf_jax.planning import phases as planned
 from nlhf_jax.planning.phases import Phase
 from nlhf_jax.planning.runs import Run
 from nlhf_jax.planning.sizes import Mesh
+from nlhf_jax.rollout import rollout
 from nlhf_jax.sharding import constrain_batch
 
 STEP = "step"
@@ -106,10 +108,16 @@ def pieces(learner: Learner) -> Sequence[Piece]:
 
 def _rollout(learner: PolicyLearner, jitted: Callable) -> list[Piece]:
     def encode(state, frozen, batch):
-        return (constrain_batch(learner.read(state, frozen, batch, learner.players)),)
+        sets = parameter_sets(state, frozen)
+        return (constrain_batch(learner.read(sets, batch, learner.players)),)
 
     def decode(state, frozen, batch, contexts):
-        return (learner.write(state, frozen, batch, contexts, learner.players),)
+        key, length = (
+            key_for(learner.seed, state.step, Purpose.ROLLOUT),
+            learner.max_response_length,
+        )
+        sets = parameter_sets(state, frozen)
+        return (rollout(learner.model, learner.players, sets, contexts, key, length),)
 
     return [
         Piece("encode", jitted(encode), ("state", "frozen", "batch"), ("contexts",)),

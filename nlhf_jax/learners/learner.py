@@ -47,8 +47,7 @@ def train_step(
       follow: what changes after the update, such as a moving average.
       microbatches: in how many parts the gradient is computed; must divide B.
     """
-    learned, observed = rows(state, batch)
-    learned = jax.lax.stop_gradient(learned)
+    learned, observed = jax.lax.stop_gradient(rows(state, batch))
     gradient, metrics = accumulate_gradients(loss, state.params, learned, microbatches)
     state, about_update = update(state, gradient, metrics["loss"], optimizer, follow)
     return state, observed | metrics | about_update
@@ -61,10 +60,9 @@ def update(
     optimizer: optax.GradientTransformation,
     follow: Callable[[TrainState], TrainState],
 ) -> tuple[TrainState, Metrics]:
-    """The last part of a step: `state` after `gradient`, and metrics of the change.
+    """The end of a step: nothing but its number changes where `gradient` or `loss` is not finite.
 
-    Nothing but the step changes where the gradient or `loss`, a scalar, is not finite. The other
-    arguments are as of `train_step`.
+    Arguments as of `train_step`; `loss` is a scalar.
     """
     norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -74,12 +72,9 @@ def update(
         params=optax.apply_updates(state.params, updates),
         opt_state=opt_state,
     )
-    about_update = {
-        "gradient_norm": norm,
-        "update_norm": optax.tree.norm(updates),
-        "skipped": 1.0 - finite.astype(jnp.float32),
-    }
-    return choose(finite, follow(state), state), about_update
+    skipped = 1.0 - finite.astype(jnp.float32)
+    found = {"gradient_norm": norm, "update_norm": optax.tree.norm(updates), "skipped": skipped}
+    return choose(finite, follow(state), state), found
 
 
 def row_weights(batch: Batch) -> jax.Array:

@@ -88,7 +88,7 @@ class PolicyLearner(Learner):
         self._objective = objective
         self._anchor = anchor_of(objective)
         self._scorer = scorer
-        self._max_response_length = max_response_length
+        self.max_response_length = max_response_length
         self._reference_params = reference_params
         self._scorer_params = scorer_params
         self._frozen_dtype = frozen_dtype
@@ -191,8 +191,12 @@ class PolicyLearner(Learner):
     ) -> tuple[Rows, Metrics, tuple[jax.Array, jax.Array | None]]:
         """Responses and what they are worth: rows for the loss, metrics, y and y'."""
         with jax.named_scope("rollout"):
-            contexts = self.read(state, frozen, batch, players)
-            responses = self.write(state, frozen, batch, contexts, players, purpose)
+            sets = parameter_sets(state, frozen)
+            contexts = self.read(sets, batch, players)
+            key = key_for(self.seed, state.step, purpose)
+            if "batch_number" in batch:  # One of several that this step is evaluated on.
+                key = jax.random.fold_in(key, batch["batch_number"][0])
+            responses = rollout(self.model, players, sets, contexts, key, self.max_response_length)
         with jax.named_scope("score"):
             rows, metrics = self.rate(frozen, batch, responses)
         rows["contexts"] = {name: contexts[name] for name in self.anchors}
@@ -211,29 +215,10 @@ class PolicyLearner(Learner):
         """Parameter sets whose logits the loss reads beside the policy's: of their `contexts`."""
         return tuple(dict.fromkeys(("reference", *self._anchor)))
 
-    def read(
-        self, state: TrainState, frozen: PyTree, batch: Batch, players: Players
-    ) -> dict[str, PyTree]:
+    def read(self, sets: Mapping[str, PyTree], batch: Batch, players: Players) -> dict[str, PyTree]:
         """Parameter set -> what its encoder makes of the prompts: for players and for the loss."""
-        sets = _parameter_sets(state, frozen)
-        read = set(self.anchors).union(*players)
-        return {name: self.model.encode(sets[name], batch["inputs"]) for name in sorted(read)}
-
-    def write(
-        self,
-        state: TrainState,
-        frozen: PyTree,
-        batch: Batch,
-        contexts: Mapping[str, PyTree],
-        players: Players,
-        purpose: Purpose = Purpose.ROLLOUT,
-    ) -> jax.Array:
-        """The players' responses, int32 `[B, G, T]`; `contexts` as of `read`."""
-        key = key_for(self.seed, state.step, purpose)
-        if "batch_number" in batch:  # One of several that this step is evaluated on.
-            key = jax.random.fold_in(key, batch["batch_number"][0])
-        sets = _parameter_sets(state, frozen)
-        return rollout(self.model, players, sets, contexts, key, self._max_response_length)
+        read = sorted(set(self.anchors).union(*players))
+        return {name: self.model.encode(sets[name], batch["inputs"]) for name in read}
 
     def rate(self, frozen: PyTree, batch: Batch, responses: jax.Array) -> tuple[Rows, Metrics]:
         """What responses `[B, G, T]`, y's first, are worth: the loss' rows without `contexts`."""
@@ -241,11 +226,8 @@ class PolicyLearner(Learner):
         y, other = responses[:, 0], responses[:, 1] if responses.shape[1] > 1 else None
         several = responses.shape[1] > 2  # of the opponent's
         ask, others = (score_against, responses[:, 1:]) if several else (score_and_more, other)
-        scores, more = map_batch(
-            lambda texts: ask(self._scorer, frozen["scorer"], *texts),
-            (inputs, y, others),
-            self._microbatches,
-        )
+        ask = functools.partial(ask, self._scorer, frozen["scorer"])
+        scores, more = map_batch(lambda x: ask(*x), (inputs, y, others), self._microbatches)
         advantages = self._scorer.advantages(scores, weights)
         rows = {
             "inputs": inputs,
@@ -277,7 +259,7 @@ class PolicyLearner(Learner):
                 )
 
 
-def _parameter_sets(state: TrainState, frozen: PyTree) -> dict[str, PyTree]:
+def parameter_sets(state: TrainState, frozen: PyTree) -> dict[str, PyTree]:
     """By the names that players and opponents give them."""
     return {"policy": state.params, "reference": frozen["reference"]} | state.kept
 

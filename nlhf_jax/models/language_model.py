@@ -163,3 +163,28 @@ def token_log_probs(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """log p(target) in nats, float32 `[B, T]`, from logits `[B, T, V]` and targets `[B, T]`."""
     chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def drawn_tokens(key: jax.Array, logits: jax.Array) -> jax.Array:
+    """A token of probability softmax(logits): float32 `[..., V]` to int32 `[...]`.
+
+    By inversion: a block of tokens by one uniform number, then a token of it by another. The argmax
+    of logits plus Gumbel noise would take V random numbers and twice as many logarithms; one
+    inversion over all V would round off rare tokens.
+    """
+    count = logits.shape[-1]
+    blocks = 2 ** (count.bit_length() // 2)
+    width = -(-count // blocks)
+    filled = [(0, 0)] * (logits.ndim - 1) + [(0, blocks * width - count)]
+    weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+    weights = jnp.pad(weights, filled).reshape(*logits.shape[:-1], blocks, width)
+    uniform = jax.random.uniform(key, (*logits.shape[:-1], 2))
+    block = _inverse(jnp.sum(weights, axis=-1), uniform[..., 0])
+    chosen = jnp.take_along_axis(weights, block[..., None, None], axis=-2)[..., 0, :]
+    return block * width + _inverse(chosen, uniform[..., 1])
+
+
+def _inverse(weights: jax.Array, uniform: jax.Array) -> jax.Array:
+    """The first index up to which weights `[..., N]` sum to more than a share of all, in [0, 1)."""
+    sums = jnp.cumsum(weights, axis=-1)
+    return jnp.sum(sums <= uniform[..., None] * sums[..., -1:], axis=-1, dtype=jnp.int32)

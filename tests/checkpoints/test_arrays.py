@@ -190,7 +190,7 @@ def test_read_all_keeps_what_is_stored(stored):
     np.testing.assert_array_equal(met, array)
 
 
-def test_read_to_host_gives_jax_arrays_alone_on_cpu():
+def test_read_to_host_gives_jax_arrays_on_one_cpu():
     met = read_to_host({"w": InMemory("w", numbers(2, 3))}, "bfloat16")["w"]
     assert met.dtype == "bfloat16" and [d.platform for d in met.devices()] == ["cpu"]
     np.testing.assert_array_equal(met.astype(np.float32), numbers(2, 3))
