@@ -153,7 +153,8 @@ def make(
     if repeats < 1:
         raise UserError(f"--repeats is {repeats} but must be at least 1")
     mesh = run.mesh_on(len(devices))
-    costs = phases.costs(run, mesh)
+    alone = devices[0].platform == "cpu" and mesh.fsdp * mesh.tensor == 1
+    costs = phases.costs(dataclasses.replace(run, apart=alone), mesh)
     say("compiling and timing")
     try:
         timings, memory = measure.time_workload(prepare(asked, run, devices), repeats)

@@ -69,6 +69,7 @@ class Run:
       frozen_dtype: of a policy, in which reference and rater are stored.
       decode_layout: how a rollout is laid out, see `sizes.decoding_mesh`.
       template: how many tokens of a rater's input are fixed.
+      apart: whether networks decode each by itself, see `models.lockstep`: CPUs.
       assumed: sentences on what was taken for granted.
     """
 
@@ -90,14 +91,15 @@ class Run:
     frozen_dtype: str = "float32"
     decode_layout: str = "auto"
     template: int = 0
+    apart: bool = False
     assumed: tuple[str, ...] = ()
 
     @property
     def streams(self) -> dict[str, int]:
-        """Parameter set -> streams it decodes: as many as the one that most players run."""
+        """Parameter set -> streams it decodes: of networks together as many as the busiest has."""
         names = sorted(set().union(*self.players))
-        width = max((sum(name in player for player in self.players) for name in names), default=0)
-        return dict.fromkeys(names, width)
+        own = {name: sum(name in player for player in self.players) for name in names}
+        return own if self.apart else dict.fromkeys(names, max(own.values(), default=0))
 
     def mesh_on(self, chips: int, slices: int = 1) -> Mesh:
         """The mesh of so many devices in all. Raises UserError if it is none of them."""
