@@ -262,7 +262,7 @@ def test_responses_that_collapse_end_the_run(tmp_path, terse_policy):
 
 
 def test_an_entropy_that_collapses_ends_the_run(tmp_path, terse_policy):
-    settings = {"min_entropy": 0.1}
+    settings = {"min_entropy": 0.05}
     assert_ends(tmp_path, terse_policy, "entropy_per_token", "MIN_ENTROPY", **settings)
 
 
