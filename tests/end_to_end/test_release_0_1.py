@@ -30,7 +30,7 @@ def place(tmp_path):
 
 @pytest.fixture
 def drawn_as_then(monkeypatch):
-    """Rollouts draw tokens otherwise now, from the same distribution; all else is to be the same."""
+    """Rollouts draw tokens otherwise now, of the same distribution; all else is to be the same."""
     monkeypatch.setattr(
         rollout, "drawn_tokens", lambda key, logits: jax.random.categorical(key, logits, axis=-1)
     )
