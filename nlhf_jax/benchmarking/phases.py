@@ -80,8 +80,8 @@ def pieces(learner: Learner) -> Sequence[Piece]:
         learned = gradient
 
         def of_rows(state, frozen, rows, contexts):
-            names = ("reference", *learner.anchors)
-            return learned(state, frozen, rows | {"contexts": {k: contexts[k] for k in names}})
+            read = {name: contexts[name] for name in learner.anchors}
+            return learned(state, frozen, rows | {"contexts": read})
 
         takes: tuple[str, ...] = ("state", "frozen", "rows", "contexts")
         make_gradient: Callable = of_rows

@@ -15,9 +15,6 @@ Logits = Mapping[tuple[str, int], jax.Array]
 DecodeStep = Callable[[PyTree, jax.Array, jax.Array], tuple[Logits, PyTree]]
 
 
-Contexts = Mapping[str, PyTree]
-
-
 def start_networks(
     model: LanguageModel,
     streams: Mapping[str, list[int]],
