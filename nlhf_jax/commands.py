@@ -327,6 +327,9 @@ def _configure_jax(options: argparse.Namespace) -> None:
     """Before anything touches a device; where the run has several processes, they meet."""
     import jax
 
+    from nlhf_jax import compilation_cache
+
+    compilation_cache.keep_programs()
     # The same random numbers on one device and on many.
     jax.config.update("jax_threefry_partitionable", True)
     # On a CPU, one device a core: small programs run about 1.5 times as fast on two cores as data

@@ -43,6 +43,7 @@ ORDER = (
     "api",
     "planning",
     "benchmarking",
+    "compilation_cache",
     "commands",
     "options",
     "main",

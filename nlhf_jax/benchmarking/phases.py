@@ -113,7 +113,7 @@ def _rollout(learner: PolicyLearner, jitted: Callable) -> list[Piece]:
 
     def decode(state, frozen, batch, contexts):
         key, length = (
-            key_for(learner.seed, state.step, Purpose.ROLLOUT),
+            key_for(learner.key, state.step, Purpose.ROLLOUT),
             learner.max_response_length,
         )
         sets = parameter_sets(state, frozen)

@@ -87,7 +87,7 @@ def _stage(name: str, job: str, gin_file: str, macros: Mapping[str, Any]) -> dic
 
 def _as_file(run: str) -> str:
     """A run's name as that of a stage: `EMA1*#0` is `EMA1_average_0`."""
-    return re.sub(r"[#-]", "_", run.replace("*", "_average"))
+    return re.sub(r"[#.-]", "_", run.replace("*", "_average"))
 
 
 def comparison(workdir: str, tournament: str, judged: Mapping[str, str]) -> None:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from nlhf_jax.errors import UserError
-from nlhf_jax.learners.state import Purpose, StateFactory, TrainState, key_for
+from nlhf_jax.learners.state import Purpose, StateFactory, TrainState, key_for, with_key
 from nlhf_jax.models.language_model import LanguageModel, PyTree
 from nlhf_jax.optimizers import choose, update_if
 from nlhf_jax.sharding import Partitioner, constrain_batch, split_batch
@@ -140,11 +140,21 @@ class Learner(abc.ABC):
         self._microbatches = microbatches
         self._factory = StateFactory(model, optimizer, partitioner, seed, initial_params, kept)
         self._jitted_train_step = jax.jit(
-            self._train_step,
+            with_key(self, Learner._train_step),
             donate_argnums=0,
             out_shardings=(self._factory.sharding, partitioner.replicated),
         )
-        self._jitted_eval_step = jax.jit(self._eval_step, out_shardings=partitioner.replicated)
+        self._jitted_eval_step = jax.jit(
+            with_key(self, Learner._eval_step), out_shardings=partitioner.replicated
+        )
+
+    @functools.cached_property
+    def key(self) -> jax.Array:
+        """The key of all sampling, that of the seed; in a step see `with_key`."""
+        with jax.transfer_guard("allow"):
+            return jax.jit(
+                lambda: jax.random.key(self.seed), out_shardings=self.partitioner.replicated
+            )()
 
     @functools.cached_property
     def _frozen(self) -> PyTree:
@@ -176,7 +186,7 @@ class Learner(abc.ABC):
         if "valid" in batch:  # Evaluation's batches alone are filled up.
             return {}
         count = next(iter(batch.values())).shape[0]
-        key = key_for(self.seed, state.step, Purpose.DROPOUT)
+        key = key_for(self.key, state.step, Purpose.DROPOUT)
         return {"dropout_keys": jax.random.split(key, count)}
 
     def with_dropout(self, rows: Rows) -> LanguageModel:
@@ -204,7 +214,7 @@ class Learner(abc.ABC):
                 f"MICROBATCHES is {self._microbatches} but must divide the batch size "
                 f"{next(iter(batch.values())).shape[0]}"
             )
-        return self._jitted_train_step(state, self._frozen, batch)
+        return self._jitted_train_step(state, self._frozen, batch, self.key)
 
     def lower_train_step(self, frozen: PyTree, batch: Batch) -> jax.stages.Lowered:
         """The program of `train_step`, lowered for arrays that need not exist.
@@ -222,7 +232,7 @@ class Learner(abc.ABC):
         Where the means are over those rows' tokens, `tokens` is the number of these. Of several
         batches each has its number in `batch_number` (int32 `[B]`, all the same).
         """
-        return self._jitted_eval_step(state, self._frozen, batch)
+        return self._jitted_eval_step(state, self._frozen, batch, self.key)
 
     def compilations(self) -> int:
         """How many programs `train_step` has compiled: 1, however long the training."""

@@ -193,7 +193,7 @@ class PolicyLearner(Learner):
         with jax.named_scope("rollout"):
             sets = parameter_sets(state, frozen)
             contexts = self.read(sets, batch, players)
-            key = key_for(self.seed, state.step, purpose)
+            key = key_for(self.key, state.step, purpose)
             if "batch_number" in batch:  # One of several that this step is evaluated on.
                 key = jax.random.fold_in(key, batch["batch_number"][0])
             responses = rollout(self.model, players, sets, contexts, key, self.max_response_length)

@@ -34,7 +34,7 @@ class ReadingLearner(Learner):
         purpose, step = Purpose.READING, state.step
         if "valid" in batch:  # The same lessons at every evaluation.
             purpose, step = Purpose.EVALUATION, jnp.int32(0)
-        key = key_for(self.seed, step, purpose)
+        key = key_for(self.key, step, purpose)
         if "batch_number" in batch:
             key = jax.random.fold_in(key, batch["batch_number"][0])
         texts, tokens = batch["inputs"], self.model.tokens

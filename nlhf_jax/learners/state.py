@@ -1,5 +1,6 @@
 """What training changes, how it starts, and where its randomness comes from."""
 
+import copy
 import dataclasses
 import enum
 from collections.abc import Callable, Iterable, Sequence
@@ -58,9 +59,25 @@ class Purpose(enum.IntEnum):
     AGAINST_LOOKAHEAD = 5
 
 
-def key_for(seed: int, step: jax.Array | int, purpose: Purpose) -> jax.Array:
-    """The key of (seed, step, purpose): the same on every device, process and restart."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), int(purpose))
+def key_for(key: jax.Array, step: jax.Array | int, purpose: Purpose) -> jax.Array:
+    """The key of (seed, step, purpose), given the seed's: the same on every device and restart."""
+    return jax.random.fold_in(jax.random.fold_in(key, step), int(purpose))
+
+
+def with_key(learner: Any, method: Callable[..., Any]) -> Callable[..., Any]:
+    """A step of a learner as a function of state, frozen parameters, batch and a key to draw from.
+
+    As an argument, the key is no part of the compiled program, which all seeds share. Without it
+    the key is a constant, that of the learner's seed.
+    """
+
+    def step(state: TrainState, frozen: PyTree, batch: PyTree, key: jax.Array | None = None) -> Any:
+        drawing = copy.copy(learner)
+        drawing.key = jax.random.key(learner.seed) if key is None else key
+        return method(drawing, state, frozen, batch)
+
+    step.__name__ = method.__name__
+    return step
 
 
 class StateFactory:
@@ -86,7 +103,7 @@ class StateFactory:
         self._initial_params = initial_params
         self._kept = tuple(kept)
 
-        self._draw = lambda: model.init(key_for(seed, 0, Purpose.INIT))
+        self._draw = lambda: model.init(key_for(jax.random.key(seed), 0, Purpose.INIT))
         shapes = jax.eval_shape(self._draw)
         axes = model.logical_axes()
         self.params_sharding = partitioner.tree_sharding(axes, shapes)

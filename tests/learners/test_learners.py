@@ -118,8 +118,32 @@ def test_ipo_does_not_see_which_response_of_a_pair_comes_first():
 def test_randomness_differs_by_seed_step_and_purpose():
     settings = [(0, 0, Purpose.ROLLOUT), (0, 1, Purpose.ROLLOUT), (1, 0, Purpose.ROLLOUT)]
     settings += [(0, 0, Purpose.INIT), (0, 0, Purpose.EVALUATION)]
-    keys = [tuple(jax.random.key_data(key_for(*each)).tolist()) for each in settings]
+    keys = [
+        tuple(jax.random.key_data(key_for(jax.random.key(seed), *rest)).tolist())
+        for seed, *rest in settings
+    ]
     assert len(set(keys)) == len(keys)
+
+
+def test_seeds_share_a_program_and_draw_what_their_own_would():
+    """The key is an argument, so that no seed is compiled twice; as a constant it says the same."""
+    learners = [tiny.learner("nash_md", seed=seed) for seed in (0, 1)]
+    batch = learners[0].partitioner.place_batch(tiny.batch("nash_md", 0))
+    programs = [
+        learner._jitted_train_step.lower(
+            learner.abstract_state(), learner._frozen, batch, learner.key
+        ).as_text()
+        for learner in learners
+    ]
+    assert programs[0] == programs[1]
+    after = []
+    for learner in learners:
+        found = learner.train_step(learner.init(), batch)[0].params
+        constant = learner._jitted_train_step(learner.init(), learner._frozen, batch)[0].params
+        jax.tree.map(np.testing.assert_array_equal, found, constant)
+        after.append(found)
+    leaves = [jax.tree.leaves(params) for params in after]
+    assert any((one != other).any() for one, other in zip(*leaves, strict=True))
 
 
 def test_a_batch_that_micro_batches_do_not_divide_is_an_error():
