@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> None:
     from nlhf_jax.jobs import chain
 
     check_writable(options.workdir, "--workdir")
-    gin_files = chain.of_scale(options.gin_file, getattr(options, "scale", None))
+    gin_files = _of_scale(options)
 
     by_stage = [each for each in options.overrides if "/" in each.partition("=")[0]]
     configuration.parse(
@@ -64,13 +64,14 @@ def config(options: argparse.Namespace) -> None:
     from nlhf_jax import configuration
     from nlhf_jax.configuration import effective, tables
 
+    gin_files = _of_scale(options)
     configuration.parse(
-        options.gin_file,
+        gin_files,
         options.overrides,
         search_paths=options.gin_search_paths,
         complete=False,
     )
-    found = effective.settings(options.gin_file, options.overrides)
+    found = effective.settings(gin_files, options.overrides)
     print(tables.markdown(found) if options.markdown else tables.terminal(found), end="")
 
 
@@ -317,6 +318,13 @@ def _import_modules(names: list[str]) -> None:
             importlib.import_module(name)
         except ImportError as error:
             raise UserError(f"--module={name} cannot be imported: {error}") from error
+
+
+def _of_scale(options: argparse.Namespace) -> list[str]:
+    """`--scale=small` is of F_small.gin, which includes F.gin and says what is smaller."""
+    *others, last = options.gin_file
+    scale = getattr(options, "scale", None)
+    return [*others, last if scale is None else f"{last.removesuffix('.gin')}_{scale}.gin"]
 
 
 def _jobs() -> ModuleType:

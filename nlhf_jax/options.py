@@ -99,11 +99,7 @@ def _configured_parser(job: str, what: str, start: Callable) -> Callable[[], _Pa
                 help="a policy's checkpoint; may be given several times",
             )
         if job == "run":
-            parser.add_argument(
-                "--scale",
-                metavar="NAME",
-                help="of a file F.gin, the smaller or larger F_NAME.gin beside it: --scale=small",
-            )
+            _add_scale(parser)
         if job in ("run", "train", "exploit"):
             parser.add_argument(
                 "--accept_changes",
@@ -130,6 +126,7 @@ def _config_parser() -> _Parser:
     )
     parser = _Parser("config", what, commands.config)
     _add_gin_files(parser)
+    _add_scale(parser)
     parser.add_argument("--markdown", action="store_true", help="tables, for documentation")
     return parser
 
@@ -204,6 +201,14 @@ def _add_gin_files(parser: _Parser, otherwise: str | None = None) -> None:
         default=[],
         metavar="DIR",
         help="more directories with gin files; may be repeated",
+    )
+
+
+def _add_scale(parser: _Parser) -> None:
+    parser.add_argument(
+        "--scale",
+        metavar="NAME",
+        help="of a file F.gin, the smaller or larger F_NAME.gin beside it: --scale=small",
     )
 
 

@@ -279,3 +279,5 @@ def test_a_scale_is_the_file_of_that_name_beside_the_chain_s(nlhf, tmp_path):
     assert code == 2 and "studies/paper_table_tiny.gin does not exist" in err
     code, _, err = nlhf(*arguments, "--scale=small", "--gin.SEEDS=0")
     assert code == 2 and "SEEDS is 0 but must be at least 1" in err
+    code, out, _ = nlhf("config", "--gin_file=studies/paper_table.gin", "--scale=small")
+    assert code == 0 and "overrides 5 of studies/paper_table.gin" in out

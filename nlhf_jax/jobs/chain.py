@@ -82,12 +82,6 @@ def none_given(choices: Sequence[str | None]) -> bool:
     return all(choice is None for choice in choices)
 
 
-def of_scale(gin_files: Sequence[str], scale: str | None) -> list[str]:
-    """`--scale=small` runs F_small.gin, which includes F.gin and says what is smaller."""
-    *others, last = gin_files
-    return [*others, last if scale is None else f"{last.removesuffix('.gin')}_{scale}.gin"]
-
-
 def run(
     workdir: str | os.PathLike,
     stages: Sequence[Mapping[str, Any]],

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nlhf_jax.evaluation.intervals import Estimate
+from nlhf_jax.evaluation.seeds import STUDENT
 from nlhf_jax.evaluation.statistics import WinRates
 from nlhf_jax.evaluation.votes import RaterAccuracy
 
@@ -141,8 +142,9 @@ def heat_map(rates: WinRates, run: str) -> Figure:
         axes.set_ylabel("this player (row) …")
         axes.set_xlabel("… beats this one (column)")
         axes.xaxis.set_label_position("top")
+        counted = "runs of each" if rates.interval == STUDENT else "prompts"
         axes.set_title(
-            f"How often the row beats the column ({rates.n} prompts)", pad=10, fontsize=10.5
+            f"How often the row beats the column ({rates.n} {counted})", pad=10, fontsize=10.5
         )
         bar = figure.colorbar(image, ax=axes, shrink=0.85, aspect=24, pad=0.02)
         bar.outline.set_visible(False)
