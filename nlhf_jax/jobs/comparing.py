@@ -158,9 +158,10 @@ def _findings(found: Compared, run: str) -> Iterator[Finding]:
 
 
 def _table(found: Compared) -> list[list[str]]:
-    rows = [["Learner", "Runs", "Win rate over the others", "Exploitability"]]
+    rows = [["Learner", "Runs", "Win rate over the others", "Exploitability", "Loses most to"]]
     for name in sorted(found.settings, key=lambda name: -found.over_all(name).value):
         exploitable = str(found.exploitability(name)) if name in found.exploited else "–"
-        wins = str(found.over_all(name))
-        rows.append([name, str(len(found.settings[name])), wins, exploitable])
+        wins, worst = str(found.over_all(name)), found.hardest_opponent(name)
+        loses = f"{worst}, {found.between(worst, name)}"
+        rows.append([name, str(len(found.settings[name])), wins, exploitable, loses])
     return rows

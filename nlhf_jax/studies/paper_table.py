@@ -74,6 +74,11 @@ class Compared:
         groups = {one: self.settings[one], "the others": rest}
         return over_seeds(self.runs, groups).between(one, "the others")
 
+    def hardest_opponent(self, setting: str) -> str:
+        """The other setting that beats it most."""
+        others = [name for name in self.settings if name != setting]
+        return min(others, key=lambda name: self.between(setting, name).value)
+
     def exploitability(self, setting: str) -> Estimate:
         """Its mean over runs with Student's interval; over prompts, of a single run."""
         values = np.asarray(self.exploited[setting], np.float64)
@@ -186,15 +191,23 @@ def _lag(found: Compared) -> Answer:
 
 
 def _least(found: Compared) -> Answer:
+    question = "Which learner is the hardest to exploit for the same samples?"
     order = sorted(found.exploited, key=lambda name: found.exploitability(name).value)
+    # A response could stay what it exploits: one that loses was trained badly and bounds nothing.
+    lost = [name for name in order if found.exploitability(name).high < 0.0]
+    order = [name for name in order if name not in lost]
+    if not order:
+        return Answer(question, UNKNOWN, "Every response lost to what it was trained against.")
     best = order[0]
     equals = [name for name in order[1:] if not found.gap(name, best).low > 0.0]
     short = best
     if equals:
         short += f", but {', '.join(equals)} cannot be told from it"
     said = ", ".join(f"{name} {found.exploitability(name)}" for name in order)
-    question = "Which learner is the hardest to exploit for the same samples?"
-    return Answer(question, short, f"Exploitability: {said}.")
+    because = f"Exploitability: {said}."
+    if lost:
+        because += f" Of {', '.join(lost)} nothing is known: the response lost to them."
+    return Answer(question, short, because)
 
 
 def _orderings(found: Compared) -> Answer:

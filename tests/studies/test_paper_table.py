@@ -60,6 +60,21 @@ def test_where_runs_differ_by_more_than_settings_nothing_is_told():
     assert "cannot be told" in answer("hardest", found).short
 
 
+def test_a_response_that_lost_says_nothing_of_its_opponent():
+    """It could have stayed what it began as, which ties."""
+    found = answer("hardest", compared(exploited=EXPLOITED | {"EMA1": -0.1}))
+    assert found.short == "MD1, but MD3 cannot be told from it"
+    assert found.because.endswith("Of EMA1 nothing is known: the response lost to them.")
+    lost = answer("hardest", compared(exploited={"SP": -0.1, "MD1": -0.2}))
+    assert lost.short == UNKNOWN
+
+
+def test_the_hardest_opponent_is_the_setting_that_wins_most():
+    found = compared()
+    assert found.hardest_opponent("SP") == "MD1"
+    assert found.hardest_opponent("MD1") in ("MD3", "SP")
+
+
 def test_every_answer_has_its_intervals():
     for one in answers(compared()):
         assert one.question.endswith("?")
