@@ -186,6 +186,8 @@ def _lag(found: Compared) -> Answer:
     short = "Yes" if len(behind) == len(there) else "No" if len(ahead) == len(there) else UNKNOWN
     if short == UNKNOWN and behind:
         short = f"Some do: {', '.join(behind)}"
+    elif short == UNKNOWN and ahead:
+        short = f"None is seen to; ahead: {', '.join(ahead)}"
     said = ", ".join(f"{name} {rate}" for name, rate in rates.items())
     return Answer("Do averages of parameters lag behind?", short, f"Over self-play: {said}.")
 

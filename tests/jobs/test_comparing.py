@@ -115,5 +115,6 @@ def test_its_findings_are_the_tournaments_(tmp_path):
     assert found[0]["headline"].startswith("Does a preference model")
     order = [row[0] for row in found[1]["table"][1:]]
     assert order == ["SP", "BR", "RLHF", "SFT"]
-    assert found[1]["table"][-1][-1] == "–"  # nothing was trained against SFT
+    assert found[1]["table"][-1][3] == "–"  # nothing was trained against SFT
+    assert found[1]["table"][-1][4].startswith("SP, 0.9")  # who beats SFT most
     assert found[2]["table"][1][:2] == ["RLHF over SFT", "0.990"]

@@ -1,5 +1,7 @@
 """What the study says of numbers that were planted."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,16 @@ def test_the_contrary_is_told_as_well():
     assert answer("exploited?", found).short == "No"
     assert answer("lag", found).short == "No"
     assert answer("Which β", found).short == "1 (BR)"
+
+
+def test_averages_of_which_none_is_behind_are_not_said_to_be():
+    found = compared(strength=STRENGTH | {"EMA1": 0.1, "MD3": 0.005})
+    assert answer("lag", found).short == "No"
+    runs = found.runs
+    names = ("SFT", *(name.replace("MD3", "EMA2") for name in runs.names[1:]))
+    planted = dataclasses.replace(runs, names=names)
+    some = Compared(planted, {"SP": [0.1]})
+    assert answer("lag", some).short == "None is seen to; ahead: EMA1"
 
 
 def test_where_runs_differ_by_more_than_settings_nothing_is_told():
