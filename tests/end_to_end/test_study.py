@@ -45,4 +45,4 @@ def test_the_study_runs_to_its_answers(tmp_path, capsys):
     assert any(questions[0] in line for line in verdict)
     capsys.readouterr()
     assert main(arguments) == 0
-    assert capsys.readouterr().out.count("complete already") == 3 + len(RUNS) + 3
+    assert capsys.readouterr().out.count("complete already") == 3 + len(RUNS) + 4
