@@ -25,14 +25,15 @@ def _xla_knows(flags: str) -> bool:
 
 # Programs that the tests start inherit these, but not the number of devices.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "false")  # what others left decides nothing
 os.environ.setdefault("PJRT_NPROC", "32")  # threads to spare: see `main._configure_jax`
 if "XLA_FLAGS" not in os.environ and _xla_knows(_QUICK_COMPILATION):
     os.environ["XLA_FLAGS"] = _QUICK_COMPILATION
 
-jax.config.update(
-    "jax_enable_compilation_cache", os.environ["JAX_ENABLE_COMPILATION_CACHE"] != "false"
-)
+# What other runs left behind decides nothing, here and in programs that the tests start.
+if "JAX_ENABLE_COMPILATION_CACHE" not in os.environ:
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    jax.config.update("jax_enable_compilation_cache", False)
+
 # For the tests of meshes; every other test lives on the first one.
 jax.config.update("jax_num_cpu_devices", 8)
 

@@ -112,10 +112,7 @@ def _rollout(learner: PolicyLearner, jitted: Callable) -> list[Piece]:
         return (constrain_batch(learner.read(sets, batch, learner.players)),)
 
     def decode(state, frozen, batch, contexts):
-        key, length = (
-            key_for(learner.key, state.step, Purpose.ROLLOUT),
-            learner.max_response_length,
-        )
+        key, length = key_for(learner.key, state.step, Purpose.ROLLOUT), learner.max_response_length
         sets = parameter_sets(state, frozen)
         return (rollout(learner.model, learner.players, sets, contexts, key, length),)
 

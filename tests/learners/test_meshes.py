@@ -37,7 +37,9 @@ def assert_same(run, other):
     """To the rounding of float32 over the steps; training changes a thousand times more."""
     assert run.keys() == other.keys()
     for name, found in run.items():
-        tolerance = 3e-4 if name.startswith("metrics/") else 1e-5
+        tolerance = 1e-4 if name.startswith("metrics/") else 1e-5
+        if name == "metrics/gradient_norm":  # On an AMD EPYC 1.13e-4 was seen.
+            tolerance = 3e-4
         np.testing.assert_allclose(found, other[name], tolerance, 1e-5, err_msg=name)
 
 
