@@ -151,7 +151,8 @@ class Learner(abc.ABC):
     @functools.cached_property
     def key(self) -> jax.Array:
         """The key of all sampling, that of the seed; in a step see `with_key`."""
-        with jax.transfer_guard("allow"):
+        # It is kept, so it must be an array also where a caller's own trace asks for it first.
+        with jax.transfer_guard("allow"), jax.ensure_compile_time_eval():
             return jax.jit(
                 lambda: jax.random.key(self.seed), out_shardings=self.partitioner.replicated
             )()

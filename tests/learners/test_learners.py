@@ -146,6 +146,18 @@ def test_seeds_share_a_program_and_draw_what_their_own_would():
     assert any((one != other).any() for one, other in zip(*leaves, strict=True))
 
 
+def test_a_key_that_is_first_asked_for_in_a_callers_trace_is_an_array():
+    """A learner keeps its key, and whoever jits what calls it must not find a tracer kept."""
+    learner = tiny.learner("nash_md")
+    batch = tiny.batch("nash_md", 0)
+    read = jax.jit(lambda state: learner.rows(state, learner._frozen, batch)[0])
+    first, again = (jax.tree.map(np.asarray, read(learner.init())) for _ in range(2))
+    assert not isinstance(learner.key, jax.core.Tracer)
+    alone = jax.jit(lambda state: learner.rows(state, learner._frozen, batch)[0])(learner.init())
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    jax.tree.map(np.testing.assert_array_equal, first, alone)
+
+
 def test_a_batch_that_micro_batches_do_not_divide_is_an_error():
     learner = tiny.learner("supervised", microbatches=3)
     with pytest.raises(UserError, match="MICROBATCHES is 3 but must divide the batch size 8"):
