@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from nlhf_jax.evaluation.intervals import TAIL
+from nlhf_jax.evaluation.intervals import TAIL, Estimate
 from nlhf_jax.evaluation.statistics import WinRates
 
 STUDENT = "Student over seeds"
@@ -76,6 +76,18 @@ def over_seeds(rates: WinRates, groups: Mapping[str, Sequence[str]]) -> WinRates
         p=p,
         judge_error=rates.judge_error,
     )
+
+
+def over_others(rates: WinRates, groups: Mapping[str, Sequence[str]], one: str) -> Estimate:
+    """How often a run of a setting beats a run of the others, all of whose runs are drawn evenly.
+
+    Raises:
+      KeyError: `one` is none of `groups`.
+      ValueError: it is the only one.
+    """
+    rest = [run for name, runs in groups.items() if name != one for run in runs]
+    found = over_seeds(rates, {one: groups[one], f"not {one}": rest})
+    return found.between(one, f"not {one}")
 
 
 def _student(rate: np.ndarray) -> tuple[float, float, float, float]:

@@ -25,7 +25,9 @@ from etils import epath
 from nlhf_jax import guards
 from nlhf_jax.errors import UserError, first_line
 from nlhf_jax.evaluation import results
+from nlhf_jax.evaluation.by_setting import by_setting
 from nlhf_jax.evaluation.results import TournamentResult
+from nlhf_jax.evaluation.seeds import settings_of
 from nlhf_jax.files import absolute
 from nlhf_jax.report import findings, plots
 from nlhf_jax.report.browser import Browsed
@@ -37,6 +39,7 @@ from nlhf_jax.report.verdict import verdict
 _FIRST = ("loss", "accuracy", "win_rate", "preference", "reward", "kl", "entropy", "length")
 _SPLITS = ("train", "validation")
 _NOT_A_CURVE = ("step", "split", "examples")
+_MANY = 16  # players; of more a table of runs says too much, if they are runs of fewer settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,15 +85,22 @@ class Tournament:
 
     Attributes:
       name: its directory's.
-      result: what came of it.
+      result: what came of it; where many runs of few settings played, of the settings.
       alone: whether there is no other, so that it need not be named.
       browsed: every response, for the page's sample browser; None shows the result's samples.
+      runs: what came of it run by run, where `result` is of settings.
     """
 
     name: str
     result: TournamentResult
     alone: bool
     browsed: Browsed | None = None
+    runs: TournamentResult | None = None
+
+    @property
+    def whole(self) -> TournamentResult:
+        """What came of it, every player by itself."""
+        return self.runs or self.result
 
     def named(self, text: str) -> str:
         """A sentence or a title about it, beside those about others."""
@@ -156,9 +166,13 @@ def _read_tournaments(workdir: epath.Path) -> tuple[Tournament, ...]:
     found = {absolute(path.parent).name: path for path in paths if path.exists()}
     played = []
     for name in sorted(found, key=lambda name: (name != "tournament", name)):
-        result = TournamentResult.load(found[name])
-        every = browsed(found[name].parent, result)
-        played.append(Tournament(name, result, alone=len(found) == 1, browsed=every))
+        result, alone = TournamentResult.load(found[name]), len(found) == 1
+        players = result.win_rates.names
+        if _MANY < len(players) > len(settings_of(players)) > 1:
+            played.append(Tournament(name, by_setting(result), alone, runs=result))
+        else:
+            every = browsed(found[name].parent, result)
+            played.append(Tournament(name, result, alone, browsed=every))
     return tuple(played)
 
 

@@ -47,7 +47,7 @@ def write_report(
 
 
 def _json(report: Report) -> str:
-    trees = {one.name: json.loads(one.result.to_json()) for one in report.tournaments}
+    trees = {one.name: json.loads(one.whole.to_json()) for one in report.tournaments}
     tree = {
         "run": report.run,
         "verdict": report.verdict,
@@ -79,9 +79,9 @@ def _csv(tournaments: Sequence[Tournament]) -> str:
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["row", "column", "win_rate_of_row", "low", "high", "prompts", "tournament"])
     for one in tournaments:
-        rates = one.result.win_rates
+        rates = one.whole.win_rates
         for row, column in itertools.permutations(rates.names, 2):
             cell = rates.between(row, column)
-            numbers = (cell.value, cell.low, cell.high, one.result.prompts)
+            numbers = (cell.value, cell.low, cell.high, one.whole.prompts)
             table.writerow([row, column, *numbers, one.name])
     return text.getvalue()

@@ -17,7 +17,7 @@ from scipy import stats
 
 from nlhf_jax.evaluation.intervals import LEVEL, Estimate
 from nlhf_jax.evaluation.results import REFERENCE
-from nlhf_jax.evaluation.seeds import over_seeds, settings_of
+from nlhf_jax.evaluation.seeds import over_others, over_seeds, settings_of
 from nlhf_jax.evaluation.statistics import WinRates
 
 BETAS = {"SP": 0.0, **{f"MD{n}": n / 8 for n in range(1, 7)}, "BR": 1.0}
@@ -69,10 +69,8 @@ class Compared:
 
     def over_all(self, one: str, others: Sequence[str] | None = None) -> Estimate:
         """How often a run of a setting beats a run of the others, all runs drawn evenly."""
-        others = list(self.settings) if others is None else others
-        rest = tuple(run for name in others if name != one for run in self.settings[name])
-        groups = {one: self.settings[one], "the others": rest}
-        return over_seeds(self.runs, groups).between(one, "the others")
+        names = list(self.settings) if others is None else [one, *others]
+        return over_others(self.runs, {name: self.settings[name] for name in names}, one)
 
     def hardest_opponent(self, setting: str) -> str:
         """The other setting that beats it most."""
