@@ -20,7 +20,7 @@ from nlhf_jax.games import bradley_terry, measures
 from nlhf_jax.games.equilibrium import regularized_equilibrium
 from nlhf_jax.games.game import from_matrix
 
-RESPONSES, NATS = 40, 2.0
+RESPONSES, NATS = 40, 2.5
 BETAS = (0.0, 0.125, 0.5, 0.75)
 
 
