@@ -52,64 +52,67 @@ def other_measures(result: TournamentResult) -> Section | None:
     standings = {one.name: one for one in result.meta_game or ()}
     if all(player.text is None for player in result.players):
         return None
-    header = (
+    header = [
         "Player",
         "Win rate over other policies",
         "at equal length",
-        "Bradley-Terry",
-        "Alpha-rank",
-        "Nash average",
+        *(("Bradley-Terry", "Alpha-rank", "Nash average") if standings else ()),
         "Distinct-1",
         "Distinct-2",
         "Repetition",
         "Novelty",
+    ]
+    rows = [
+        [
+            Cell(player.name),
+            estimate_cell(player.mean_win_rate),
+            estimate_cell(player.length_controlled),
+            *(_of_the_game(standings.get(player.name)) if standings else ()),
+            *_of_texts(player),
+        ]
+        for player in result.players
+    ]
+    about = _ABOUT_MEASURES if standings else _ABOUT_MEASURES[-1:]
+    return Section(
+        "Other measures", [Table(header, rows), *(Text(text, quiet=True) for text in about)]
     )
-    rows = [_measures(player, standings.get(player.name)) for player in result.players]
-    return Section("Other measures", [Table(header, rows), *_about_measures()])
 
 
-def _measures(player: PlayerSummary, standing: Standing | None) -> list[Cell]:
+def _of_the_game(standing: Standing | None) -> list[Cell]:
     rating = None if standing is None else standing.bradley_terry
-    text = player.text
-    shares = (
-        (NOTHING,) * 4
-        if text is None
-        else (
-            number(text.distinct_1, ".3f"),
-            number(text.distinct_2, ".3f"),
-            number(text.repetition, ".1%"),
-            number(text.novelty, ".1%"),
-        )
-    )
     return [
-        Cell(player.name),
-        estimate_cell(player.mean_win_rate),
-        estimate_cell(player.length_controlled),
         Cell(f"{rating.value:+.2f}", f"{rating.low:+.2f} to {rating.high:+.2f}")
         if rating
         else Cell(NOTHING),
         estimate_cell(None if standing is None else standing.alpha_rank),
         estimate_cell(None if standing is None else standing.nash),
-        *map(Cell, shares),
     ]
 
 
-def _about_measures() -> tuple[Text, ...]:
-    return tuple(
-        Text(text, quiet=True)
-        for text in (
-            "These figures describe; intervals are of one figure by itself, and no claim is"
-            " corrected for their number. Bradley-Terry scores are log-odds with mean 0 among the"
-            " policies: 1 more is a win rate of 73 %, if the policies can be ranked at all."
-            " Alpha-rank is the share of time for which evolution plays a policy at infinite"
-            " ranking intensity; all of it lies on the least set of policies that beat all others."
-            " Both change when a copy of a policy enters; the masses of the others in the Nash"
-            " average do not.",
-            "Distinct-n is the share of different words, or pairs of neighbours, in all responses"
-            " together; repetition that of the pairs in a response that stood in it before; novelty"
-            " that of its words that are not in the prompt.",
-        )
-    )
+def _of_texts(player: PlayerSummary) -> list[Cell]:
+    text = player.text
+    if text is None:
+        return [Cell(NOTHING)] * 4
+    return [
+        Cell(number(text.distinct_1, ".3f")),
+        Cell(number(text.distinct_2, ".3f")),
+        Cell(number(text.repetition, ".1%")),
+        Cell(number(text.novelty, ".1%")),
+    ]
+
+
+_ABOUT_MEASURES = (
+    "These figures describe; intervals are of one figure by itself, and no claim is"
+    " corrected for their number. Bradley-Terry scores are log-odds with mean 0 among the"
+    " policies: 1 more is a win rate of 73 %, if the policies can be ranked at all."
+    " Alpha-rank is the share of time for which evolution plays a policy at infinite"
+    " ranking intensity; all of it lies on the least set of policies that beat all others."
+    " Both change when a copy of a policy enters; the masses of the others in the Nash"
+    " average do not.",
+    "Distinct-n is the share of different words, or pairs of neighbours, in all responses"
+    " together; repetition that of the pairs in a response that stood in it before; novelty"
+    " that of its words that are not in the prompt.",
+)
 
 
 def _bold(rates: WinRates) -> str:

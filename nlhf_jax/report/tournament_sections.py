@@ -11,6 +11,7 @@ from nlhf_jax.evaluation.results import (
     PlayerSummary,
     TournamentResult,
 )
+from nlhf_jax.evaluation.seeds import STUDENT
 from nlhf_jax.report import more_sections, tournament_charts
 from nlhf_jax.report.contents import Tournament
 from nlhf_jax.report.opinions_section import other_judges
@@ -272,6 +273,8 @@ def _how_judged(result: TournamentResult) -> Section:
         else "Each comparison gives a probability; probabilities are averaged over prompts, and the"
         " intervals come from resampling prompts (bootstrap percentiles, expanded as Student's)."
     )
+    if result.win_rates.interval == STUDENT:
+        counted = "Each comparison is of two runs; intervals are Student's, over runs."
     prompts = f"{result.prompts:,} prompts"
     if result.prompts_in_split is not None and result.prompts < result.prompts_in_split:
         prompts += f", drawn from {result.prompts_in_split:,}"

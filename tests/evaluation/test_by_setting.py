@@ -99,7 +99,8 @@ def test_a_report_of_many_runs_shows_settings_and_keeps_the_runs(played, tmp_pat
     assert "F is preferred to every other policy" in text
     assert not re.search(r"[A-F]#\d", text)
     assert "20 runs of 8 settings played" in text
-    assert "Over seeds" not in text
+    assert "intervals are Student's, over runs" in text
+    assert "Over seeds" not in text and "Alpha-rank" not in text
     kept = json.loads((tmp_path / "report.json").read_text())["tournament"]
     assert tuple(kept["win_rates"]["names"]) == played.win_rates.names
     assert "A#0,A#1," in (tmp_path / "report.csv").read_text()
