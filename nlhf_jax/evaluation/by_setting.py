@@ -8,7 +8,6 @@ import numpy as np
 from scipy import stats
 
 from nlhf_jax.evaluation import statistics
-from nlhf_jax.evaluation.intervals import TAIL, Estimate
 from nlhf_jax.evaluation.opinions import Opinion
 from nlhf_jax.evaluation.results import (
     REFERENCE,
@@ -17,7 +16,7 @@ from nlhf_jax.evaluation.results import (
     Sample,
     TournamentResult,
 )
-from nlhf_jax.evaluation.seeds import over_others, over_seeds, settings_of
+from nlhf_jax.evaluation.seeds import mean_over_runs, over_others, over_seeds, settings_of
 from nlhf_jax.evaluation.text_measures import TextMeasures
 
 Groups = Mapping[str, Sequence[str]]
@@ -125,17 +124,10 @@ def _opinion(opinion: Opinion, groups: Groups) -> Opinion:
         win_rates=over_seeds(opinion.win_rates, groups),
         mean_win_rates={name: over_others(opinion.win_rates, policies, name) for name in policies},
         gaps={
-            name: _over_runs([opinion.gaps[run] for run in runs]) for name, runs in policies.items()
+            name: opinion.gaps[runs[0]]
+            if len(runs) == 1
+            else mean_over_runs([opinion.gaps[run].value for run in runs])
+            for name, runs in policies.items()
         },
         trained_against=tuple(settings_of(opinion.trained_against)),
     )
-
-
-def _over_runs(estimates: Sequence[Estimate]) -> Estimate:
-    """Their mean with Student's interval; a single one is itself."""
-    if len(estimates) == 1:
-        return estimates[0]
-    values = [one.value for one in estimates]
-    mean = float(np.mean(values))
-    reach = float(stats.t.isf(TAIL, len(values) - 1) * stats.sem(values))
-    return Estimate(mean, mean - reach, mean + reach)

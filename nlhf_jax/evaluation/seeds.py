@@ -90,6 +90,13 @@ def over_others(rates: WinRates, groups: Mapping[str, Sequence[str]], one: str) 
     return found.between(one, f"not {one}")
 
 
+def mean_over_runs(values: Sequence[float]) -> Estimate:
+    """The mean of a figure of two runs or more, with Student's interval over runs."""
+    mean = float(np.mean(values))
+    reach = float(stats.t.isf(TAIL, len(values) - 1) * stats.sem(values))
+    return Estimate(mean, mean - reach, mean + reach)
+
+
 def _student(rate: np.ndarray) -> tuple[float, float, float, float]:
     """Mean of `[A, B]` rates of runs, the ends of its interval, and the p-value of 1/2."""
     mean = float(rate.mean())

@@ -17,7 +17,7 @@ from scipy import stats
 
 from nlhf_jax.evaluation.intervals import LEVEL, Estimate
 from nlhf_jax.evaluation.results import REFERENCE
-from nlhf_jax.evaluation.seeds import over_others, over_seeds, settings_of
+from nlhf_jax.evaluation.seeds import mean_over_runs, over_others, over_seeds, settings_of
 from nlhf_jax.evaluation.statistics import WinRates
 
 BETAS = {"SP": 0.0, **{f"MD{n}": n / 8 for n in range(1, 7)}, "BR": 1.0}
@@ -79,13 +79,11 @@ class Compared:
 
     def exploitability(self, setting: str) -> Estimate:
         """Its mean over runs with Student's interval; over prompts, of a single run."""
-        values = np.asarray(self.exploited[setting], np.float64)
+        values = self.exploited[setting]
         if len(values) == 1:
             alone = float(values[0])
             return self.by_prompts.get(setting, Estimate(alone, alone, alone))
-        reach = stats.t.isf((1 - LEVEL) / 2, len(values) - 1) * stats.sem(values)
-        mean = float(values.mean())
-        return Estimate(mean, mean - float(reach), mean + float(reach))
+        return mean_over_runs(values)
 
     def gap(self, one: str, other: str) -> Estimate:
         """By how much one setting is more exploitable than another: Welch's interval."""
