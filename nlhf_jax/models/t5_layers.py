@@ -104,9 +104,11 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.has_variable("params", BY_ROWS):
             rows: jax.Array = self.get_variable("params", BY_ROWS).astype(self.dtype)
-            return jax.lax.dot_general(
-                x.astype(self.dtype), rows, (((x.ndim - 1,), (1,)), ((), ()))
-            )
+            # Weights on the left and rows turned, which the barriers keep XLA from undoing: it
+            # multiplies a wide matrix by few columns without rearranging the matrix for that.
+            columns = jax.lax.optimization_barrier(x.astype(self.dtype).reshape(-1, x.shape[-1]).T)
+            turned = jax.lax.optimization_barrier(rows @ columns)
+            return turned.T.reshape(*x.shape[:-1], self.features)
         shape = (x.shape[-1], self.features)
         kernel = _parameter(self, "kernel", _normal(self.init_scale), shape, self.axes)
         rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
