@@ -22,8 +22,8 @@ def per_token_kl(logits: jax.Array, reference_logits: jax.Array) -> jax.Array:
     """KL(policy || reference) of the next token at every prefix: `[B, T, V]` twice to `[B, T]`."""
     chex.assert_rank(logits, 3)
     chex.assert_equal_shape([logits, reference_logits])
-    log_p = jax.nn.log_softmax(logits, axis=-1)
-    log_q = jax.nn.log_softmax(reference_logits, axis=-1)
+    norms = [jax.nn.logsumexp(x, axis=-1, keepdims=True) for x in (logits, reference_logits)]
+    log_p, log_q = logits - norms[0], reference_logits - norms[1]  # log_softmax in fewer passes
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
 
 

@@ -79,11 +79,13 @@ def pieces(learner: Learner) -> Sequence[Piece]:
         before = _rollout(learner, jitted)
         learned = gradient
 
-        def of_rows(state, frozen, rows, contexts):
-            read = {name: contexts[name] for name in learner.anchors}
-            return learned(state, frozen, rows | {"contexts": read})
+        def of_rows(state, frozen, rows, contexts, pullback):
+            rows = rows | {"contexts": {name: contexts[name] for name in learner.anchors}}
+            if learner._microbatches == 1:
+                rows |= {"policy": (contexts["policy"], pullback)}
+            return learned(state, frozen, rows)
 
-        takes: tuple[str, ...] = ("state", "frozen", "rows", "contexts")
+        takes: tuple[str, ...] = ("state", "frozen", "rows", "contexts", "pullback")
         make_gradient: Callable = of_rows
     else:
         before = []
@@ -108,8 +110,8 @@ def pieces(learner: Learner) -> Sequence[Piece]:
 
 def _rollout(learner: PolicyLearner, jitted: Callable) -> list[Piece]:
     def encode(state, frozen, batch):
-        sets = parameter_sets(state, frozen)
-        return (constrain_batch(learner.read(sets, batch, learner.players)),)
+        contexts, back = learner.read(parameter_sets(state, frozen), batch, learner.players)
+        return constrain_batch(contexts), back
 
     def decode(state, frozen, batch, contexts):
         key, length = key_for(learner.key, state.step, Purpose.ROLLOUT), learner.max_response_length
@@ -117,7 +119,7 @@ def _rollout(learner: PolicyLearner, jitted: Callable) -> list[Piece]:
         return (rollout(learner.model, learner.players, sets, contexts, key, length),)
 
     return [
-        Piece("encode", jitted(encode), ("state", "frozen", "batch"), ("contexts",)),
+        Piece("encode", jitted(encode), ("state", "frozen", "batch"), ("contexts", "pullback")),
         Piece("decode", jitted(decode), ("state", "frozen", "batch", "contexts"), ("responses",)),
         Piece(
             "rating",

@@ -40,7 +40,6 @@ def train_step(
     """One update of `state` on `batch`, arrays `[B, ...]`; none if it would not be finite.
 
     Args:
-      state, batch: see above.
       rows: what is learned from, such as a rollout and its scores; no gradient flows through it.
       loss: `(params, rows) -> (scalar, metrics)`, both sums over rows weighted by `row_weights`.
       optimizer: from the gradient to the update.
@@ -60,10 +59,7 @@ def update(
     optimizer: optax.GradientTransformation,
     follow: Callable[[TrainState], TrainState],
 ) -> tuple[TrainState, Metrics]:
-    """The end of a step: nothing but its number changes where `gradient` or `loss` is not finite.
-
-    Arguments as of `train_step`; `loss` is a scalar.
-    """
+    """The end of `train_step`; only its number changes where `gradient` or `loss` is not finite."""
     norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, opt_state = update_if(finite, optimizer, gradient, state.opt_state, state.params)

@@ -25,6 +25,8 @@ from nlhf_jax.learners.learner import (
 from nlhf_jax.learners.state import Purpose, TrainState, key_for
 from nlhf_jax.models.language_model import (
     PyTree,
+    encode_once,
+    encoded,
     logits_of_streams,
     response_mask,
     token_log_probs,
@@ -36,6 +38,8 @@ from nlhf_jax.rollout import rollout
 from nlhf_jax.sharding import map_batch
 
 Players = Sequence[Player]  # y's, and that of each y'
+# By parameter set, and the way of a gradient from the policy's to its parameters.
+Contexts = tuple[dict[str, PyTree], Callable]
 
 
 class PolicyLearner(Learner):
@@ -139,12 +143,12 @@ class PolicyLearner(Learner):
         return frozen | {name: state.kept[name] for name in self._anchor if name != "reference"}
 
     def loss(self, params: PyTree, frozen: PyTree, rows: Rows) -> tuple[jax.Array, Metrics]:
-        inputs, responses = rows["inputs"], rows["responses"]
+        inputs, responses, before = rows["inputs"], rows["responses"], rows.get("policy")
         read = functools.partial(logits_of_streams, self.model)
         with jax.named_scope("reference"):
             fixed = {name: read(frozen[name], x, responses) for name, x in rows["contexts"].items()}
         with jax.named_scope("gradient"):
-            logits = read(params, self.model.encode(params, inputs), responses)
+            logits = read(params, encoded(self.model, params, inputs, before), responses)
             of_fixed = {name: token_log_probs(x, responses) for name, x in fixed.items()}
             kls = {name: losses.per_token_kl(logits[:, 0], x[:, 0]) for name, x in fixed.items()}
             scored = Scored(
@@ -192,7 +196,7 @@ class PolicyLearner(Learner):
         """Responses and what they are worth: rows for the loss, metrics, y and y'."""
         with jax.named_scope("rollout"):
             sets = parameter_sets(state, frozen)
-            contexts = self.read(sets, batch, players)
+            contexts, pullback = self.read(sets, batch, players)
             key = key_for(self.key, state.step, purpose)
             if "batch_number" in batch:  # One of several that this step is evaluated on.
                 key = jax.random.fold_in(key, batch["batch_number"][0])
@@ -200,6 +204,8 @@ class PolicyLearner(Learner):
         with jax.named_scope("score"):
             rows, metrics = self.rate(frozen, batch, responses)
         rows["contexts"] = {name: contexts[name] for name in self.anchors}
+        if self._microbatches == 1:  # A part of the batch could not use the whole's pullback.
+            rows["policy"] = contexts["policy"], pullback
         y, other = responses[:, 0], responses[:, 1] if len(players) > 1 else None
         return rows, metrics, (y, other)
 
@@ -215,10 +221,12 @@ class PolicyLearner(Learner):
         """Parameter sets whose logits the loss reads beside the policy's: of their `contexts`."""
         return tuple(dict.fromkeys(("reference", *self._anchor)))
 
-    def read(self, sets: Mapping[str, PyTree], batch: Batch, players: Players) -> dict[str, PyTree]:
-        """Parameter set -> what its encoder makes of the prompts: for players and for the loss."""
-        read = sorted(set(self.anchors).union(*players))
-        return {name: self.model.encode(sets[name], batch["inputs"]) for name in read}
+    def read(self, sets: Mapping[str, PyTree], batch: Batch, players: Players) -> Contexts:
+        """What encoders make of the prompts for players and the loss; of "policy", the pullback."""
+        policy, pullback = encode_once(self.model, sets["policy"], batch["inputs"])
+        others = sorted(set(self.anchors).union(*players) - {"policy"})
+        read = {name: self.model.encode(sets[name], batch["inputs"]) for name in others}
+        return read | {"policy": policy}, pullback
 
     def rate(self, frozen: PyTree, batch: Batch, responses: jax.Array) -> tuple[Rows, Metrics]:
         """What responses `[B, G, T]`, y's first, are worth: the loss' rows without `contexts`."""

@@ -136,6 +136,37 @@ def response_mask(responses: jax.Array | np.ndarray, eos: int) -> jax.Array:
     return (~ended_before).astype(jnp.float32)
 
 
+def encode_once(model: LanguageModel, params: PyTree, inputs: jax.Array) -> tuple[PyTree, Callable]:
+    """What `model.encode` gives, and its pullback (see `jax.vjp`): for `encoded`."""
+    return jax.vjp(lambda params: model.encode(params, inputs), params)
+
+
+def encoded(
+    model: LanguageModel,
+    params: PyTree,
+    inputs: jax.Array,
+    before: tuple[PyTree, Callable] | None = None,
+) -> PyTree:
+    """`model.encode(params, inputs)`, also for its gradient.
+
+    It costs nothing where `before` has what `encode_once` made of the same: then one reading of the
+    prompts serves a rollout and the gradient after it.
+    """
+    return model.encode(params, inputs) if before is None else _encoded_before(params, *before)
+
+
+@jax.custom_vjp
+def _encoded_before(params: PyTree, context: PyTree, pullback: Callable) -> PyTree:
+    del params, pullback
+    return context
+
+
+_encoded_before.defvjp(
+    lambda params, context, pullback: (context, pullback),
+    lambda pullback, gradient: (*pullback(gradient), None, None),
+)
+
+
 def logits_of_streams(
     model: LanguageModel, params: PyTree, context: PyTree, responses: jax.Array
 ) -> jax.Array:

@@ -77,6 +77,9 @@ def memory(run: Run, mesh: Mesh) -> Memory:
             rater = Sizes.of(run.rater, mesh)
             asked_at_once = prompts / run.microbatches * asked
             needs["score"] = _layer(rater, asked_at_once, tokens) + _gathered(run.rater, mesh)
+    if run.encodes_once:  # It is kept for the gradient meanwhile.
+        kept = _kept(s, prompts, 0, targets, length, run.remat)
+        needs = {phase: bytes_ + kept for phase, bytes_ in needs.items()}
     rows = prompts / run.microbatches * run.rows
     read = prompts / run.microbatches if run.kind == "policy" else rows
     held = 4 * parameters_on_chip(run.model, mesh)
@@ -84,7 +87,8 @@ def memory(run: Run, mesh: Mesh) -> Memory:
     needs["gradient"] = (
         held * (2 if run.microbatches > 1 else 1)
         + context  # the reference's, of the whole batch
-        + _activations(s, read, rows, targets, length, run.remat)
+        + _kept(s, read, rows, targets, length, run.remat)
+        + 2 * _layer(s, read, length)
         + _gathered(run.model, mesh)
         # Policy's and reference's logits and the gradient of the former, float32.
         + 4 * rows * targets * s.vocabulary * (4 if run.kind == "policy" else 3)
@@ -139,15 +143,12 @@ def _gathered(config: T5Config, mesh: Mesh) -> float:
     return itemsize * (2 * layer + parts["embedding"][1]) + 4 * parts.get("logits", (0, 0))[1]
 
 
-def _activations(
-    s: Sizes, prompts: float, rows: float, targets: int, length: int, remat: bool
-) -> float:
-    """What the forward pass keeps for the backward pass, and what one layer of that needs."""
+def _kept(s: Sizes, prompts: float, rows: float, targets: int, length: int, remat: bool) -> float:
+    """What the forward pass over prompts and responses keeps for the backward pass."""
     encoder, decoder = prompts * length, rows * targets
     inputs = s.itemsize * s.embed * (s.encoder_layers * encoder + s.decoder_layers * decoder)
-    peak = 2 * _layer(s, prompts, length)
     if remat:
-        return inputs + peak
+        return inputs
     # Each product's operands, twice those of the norms in float32, and attention's weights.
     kept = s.itemsize * (4 * s.joined + 4 * s.embed + 2 * (s.inputs + 1) * s.mlp)
     logits = (4 + s.itemsize) * s.heads
@@ -155,6 +156,4 @@ def _activations(
     each_decoder = decoder * (kept + s.itemsize * (2 * s.joined + 2 * s.embed))
     each_decoder += logits * rows * targets * (targets + length)
     each_decoder += s.itemsize * rows * length * (2 * s.joined)
-    return math.fsum(
-        (inputs, peak, s.encoder_layers * each_encoder, s.decoder_layers * each_decoder)
-    )
+    return math.fsum((inputs, s.encoder_layers * each_encoder, s.decoder_layers * each_decoder))

@@ -137,20 +137,23 @@ class _Network:
         )
 
     def gradient(self, run: Run, prompts: float, rows: float) -> Phase:
-        """Of all microbatches."""
+        """Of all microbatches, without what the rollout's reading of the prompts has done of it."""
         s, (length, targets), parts = self.sizes, run.lengths, run.microbatches
-        passes = (3 if run.remat else 2) * parts
-        memory, sent = self._weights(("embedding", "encoder", "decoder", "logits"), passes)
+        passes = 3 if run.remat else 2
+        of_encoder = passes - run.encodes_once
+        memory, sent = self._weights(("embedding", "encoder"), of_encoder * parts)
+        of_decoder = self._weights(("decoder", "logits"), passes * parts)
+        memory, sent = memory + of_decoder[0], sent + of_decoder[1]
         held, used = map(sum, zip(*self._parts.values(), strict=True))
         count = 6 * s.encoder_layers + 10 * s.decoder_layers
-        sums = wire.encoder_sums(s, prompts, length, self.mesh)
-        sums += wire.decoder_sums(s, rows, targets, self.mesh)
         # The gradient of what is summed has the same sums; with `remat` there is one pass more.
-        sums = sums.times(3 if run.remat else 2)
+        sums = wire.encoder_sums(s, prompts, length, self.mesh).times(of_encoder)
+        sums += wire.decoder_sums(s, rows, targets, self.mesh).times(passes)
+        done = costs.encoder_flops(s, prompts, length) if run.encodes_once else 0.0
         made = Bytes(4 * used * parts, 4 * 3 * used * parts)
         return Phase(
             "gradient",
-            costs.gradient_flops(s, prompts, rows, targets, length, run.remat),
+            costs.gradient_flops(s, prompts, rows, targets, length, run.remat) - done,
             memory + made + costs.gradient_bytes(s, prompts, rows, targets, length, run.remat),
             sent + sums + wire.gradients(used, held, count, self.mesh, parts),
         )
@@ -171,6 +174,7 @@ def phases(run: Run, mesh: Mesh) -> list[Phase]:
         ]
         # The loss reads the reference's encodings, also where it is no player.
         encoding = [n for n, _ in decoding] + [reference] * ("reference" not in sets)
+        encoding += [trained] * (run.encodes_once and "policy" not in sets)
         found.append(_total("encode", [n.encode(prompts, length) for n in encoding]))
         found.append(_decode(run, mesh, sets))
         if run.rater is not None:

@@ -101,6 +101,11 @@ class Run:
         own = {name: sum(name in player for player in self.players) for name in names}
         return own if self.apart else dict.fromkeys(names, max(own.values(), default=0))
 
+    @property
+    def encodes_once(self) -> bool:
+        """Whether the gradient uses the rollout's reading of the prompts by what is trained."""
+        return self.kind == "policy" and self.microbatches == 1
+
     def mesh_on(self, chips: int, slices: int = 1) -> Mesh:
         """The mesh of so many devices in all. Raises UserError if it is none of them."""
         data, fsdp, tensor = self.mesh

@@ -101,10 +101,11 @@ def shapes_of(gin_file, **numbers):
 def test_flops_of_each_phase_are_those_of_the_closed_form(kind):
     learner, run, values = shapes_of(f"mini/{kind}.gin", batch=2, text=40, response=24)
     run = dataclasses.replace(run, apart=True)  # The tests' device is a CPU.
-    expected = phases.costs(run, ALONE)
+    expected, total = phases.costs(run, ALONE), 0.0
     for piece in phases.pieces(learner):
         arguments = [values[name] for name in piece.takes]
         counted = piece.function.lower(*arguments).cost_analysis()["flops"]
+        total += counted
         values |= zip(piece.gives, jax.eval_shape(piece.function, *arguments), strict=True)
         wanted = expected[piece.name].flops
         if piece.name == "decode":  # XLA counts a loop's body once
@@ -113,6 +114,9 @@ def test_flops_of_each_phase_are_those_of_the_closed_form(kind):
             wanted = before + (wanted - before) / 24
         if piece.name != "update":
             assert counted == pytest.approx(wanted, rel=0.05), piece.name
+    # The step does not do more, such as read the prompts once more for the gradient.
+    step = learner.lower_train_step(values["frozen"], values["batch"])
+    assert step.cost_analysis()["flops"] == pytest.approx(total, rel=0.005)
 
 
 def test_sizes_are_those_of_the_runs_beside_a_policys():

@@ -1,5 +1,6 @@
 """Which tokens count, and what they score."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,7 +8,13 @@ from scipy import special
 
 from nlhf_jax.errors import UserError
 from nlhf_jax.models import registry
-from nlhf_jax.models.language_model import response_mask, token_log_probs
+from nlhf_jax.models.language_model import (
+    encode_once,
+    encoded,
+    logits_of_streams,
+    response_mask,
+    token_log_probs,
+)
 from tests import tiny
 
 
@@ -45,6 +52,26 @@ def test_token_log_probs_are_those_of_the_softmax():
     np.testing.assert_allclose(found, expected, atol=1e-5)
     shifted = token_log_probs(jnp.asarray(logits) + 100.0, jnp.asarray(targets))
     np.testing.assert_allclose(shifted, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("network", [{}, {"scan_layers": True, "remat": True}])
+def test_prompts_that_were_encoded_before_have_the_gradient_of_encoding_them(network):
+    model = tiny.model(12, layers=2, **network)
+    params = model.init(jax.random.key(0))
+    inputs = jnp.asarray([[5, 6, 1, 0], [7, 8, 9, 1]])
+    responses = jnp.asarray([[[5, 1, 0]], [[6, 7, 8]]])
+
+    def loss(params, before):
+        context = encoded(model, params, inputs, before)
+        logits = logits_of_streams(model, params, context, responses)
+        return jnp.sum(token_log_probs(logits[:, 0], responses[:, 0]))
+
+    gradient = jax.jit(jax.value_and_grad(loss))
+    before = jax.jit(lambda params: encode_once(model, params, inputs))(params)
+    found, wanted = gradient(params, before), gradient(params, None)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), found, wanted)
+    of_encoder = jax.tree.leaves(found[1]["encoder"])
+    assert all(np.any(x != 0) for x in of_encoder)
 
 
 def test_a_model_is_built_again_from_its_description():
