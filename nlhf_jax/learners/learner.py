@@ -160,7 +160,10 @@ class Learner(abc.ABC):
 
     @abc.abstractmethod
     def rows(self, state: TrainState, frozen: PyTree, batch: Batch) -> tuple[Rows, Metrics]:
-        """What the loss reads, arrays with rows first, and its metrics. No gradient flows here."""
+        """What the loss reads, and its metrics. No gradient flows here.
+
+        With micro-batches all are arrays with rows first.
+        """
 
     @abc.abstractmethod
     def loss(self, params: PyTree, frozen: PyTree, rows: Rows) -> tuple[jax.Array, Metrics]:
