@@ -27,7 +27,9 @@ from work import MIXTURES, Work
 
 HERE = Path(__file__).resolve().parent
 SIDES = {"trl": "trl_side.py", "nlhf_jax": "nlhf_side.py"}
-TURN_SECONDS = 1.0  # at least, here: a turn of either side has as many steps as that takes
+# At least, here: a turn of either side has as many steps as that takes. Its first finds caches that
+# the other has filled, so that there are to be several.
+TURN_SECONDS = 10.0
 
 _SMALL = Work(layers=8, width=512, heads=8, mlp=2048, batch=8, prompt=128, response=64)
 SIZES = {
