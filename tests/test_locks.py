@@ -27,8 +27,12 @@ locks.BEAT = 0.2
 way, workdir = sys.argv[1:]
 held = locks._held_object if way == "object" else locks.held
 with held(workdir):
-    if way == "fork" and os.fork() == 0:
-        time.sleep(600)
+    if way == "fork":
+        started, start = os.pipe()
+        if os.fork() == 0:
+            os.write(start, b"1")
+            time.sleep(600)
+        os.read(started, 1)  # On a busy machine the fork may not have run before we are killed.
     print("held", os.getpid(), flush=True)
     # Not one call that blocks: a signal just before that would be looked at after it.
     while not select.select([sys.stdin], [], [], 0.1)[0]:
