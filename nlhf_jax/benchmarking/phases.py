@@ -79,13 +79,10 @@ def pieces(learner: Learner) -> Sequence[Piece]:
         before = _rollout(learner, jitted)
         learned = gradient
 
-        def of_rows(state, frozen, rows, contexts, pullback):
-            rows = rows | {"contexts": {name: contexts[name] for name in learner.anchors}}
-            if learner._microbatches == 1:
-                rows |= {"policy": (contexts["policy"], pullback)}
-            return learned(state, frozen, rows)
+        def of_rows(state, frozen, rows, read):
+            return learned(state, frozen, rows | read)
 
-        takes: tuple[str, ...] = ("state", "frozen", "rows", "contexts", "pullback")
+        takes: tuple[str, ...] = ("state", "frozen", "rows", "read")
         make_gradient: Callable = of_rows
     else:
         before = []
@@ -110,8 +107,8 @@ def pieces(learner: Learner) -> Sequence[Piece]:
 
 def _rollout(learner: PolicyLearner, jitted: Callable) -> list[Piece]:
     def encode(state, frozen, batch):
-        contexts, back = learner.read(parameter_sets(state, frozen), batch, learner.players)
-        return constrain_batch(contexts), back
+        contexts, read = learner.read(parameter_sets(state, frozen), batch, learner.players)
+        return constrain_batch(contexts), read
 
     def decode(state, frozen, batch, contexts):
         key, length = key_for(learner.key, state.step, Purpose.ROLLOUT), learner.max_response_length
@@ -119,7 +116,7 @@ def _rollout(learner: PolicyLearner, jitted: Callable) -> list[Piece]:
         return (rollout(learner.model, learner.players, sets, contexts, key, length),)
 
     return [
-        Piece("encode", jitted(encode), ("state", "frozen", "batch"), ("contexts", "pullback")),
+        Piece("encode", jitted(encode), ("state", "frozen", "batch"), ("contexts", "read")),
         Piece("decode", jitted(decode), ("state", "frozen", "batch", "contexts"), ("responses",)),
         Piece(
             "rating",

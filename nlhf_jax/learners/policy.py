@@ -38,8 +38,6 @@ from nlhf_jax.rollout import rollout
 from nlhf_jax.sharding import map_batch
 
 Players = Sequence[Player]  # y's, and that of each y'
-# By parameter set, and the way of a gradient from the policy's to its parameters.
-Contexts = tuple[dict[str, PyTree], Callable]
 
 
 class PolicyLearner(Learner):
@@ -196,18 +194,15 @@ class PolicyLearner(Learner):
         """Responses and what they are worth: rows for the loss, metrics, y and y'."""
         with jax.named_scope("rollout"):
             sets = parameter_sets(state, frozen)
-            contexts, pullback = self.read(sets, batch, players)
+            contexts, read = self.read(sets, batch, players)
             key = key_for(self.key, state.step, purpose)
             if "batch_number" in batch:  # One of several that this step is evaluated on.
                 key = jax.random.fold_in(key, batch["batch_number"][0])
             responses = rollout(self.model, players, sets, contexts, key, self.max_response_length)
         with jax.named_scope("score"):
             rows, metrics = self.rate(frozen, batch, responses)
-        rows["contexts"] = {name: contexts[name] for name in self.anchors}
-        if self._microbatches == 1:  # A part of the batch could not use the whole's pullback.
-            rows["policy"] = contexts["policy"], pullback
         y, other = responses[:, 0], responses[:, 1] if len(players) > 1 else None
-        return rows, metrics, (y, other)
+        return rows | read, metrics, (y, other)
 
     # --- the parts of a rollout, which `nlhf benchmark` runs one by one ---
 
@@ -221,15 +216,18 @@ class PolicyLearner(Learner):
         """Parameter sets whose logits the loss reads beside the policy's: of their `contexts`."""
         return tuple(dict.fromkeys(("reference", *self._anchor)))
 
-    def read(self, sets: Mapping[str, PyTree], batch: Batch, players: Players) -> Contexts:
-        """What encoders make of the prompts for players and the loss; of "policy", the pullback."""
+    def read(self, sets: Mapping[str, PyTree], batch: Batch, players: Players) -> tuple[Rows, Rows]:
+        """What encoders make of the prompts, by parameter set; and the loss' rows of that."""
         policy, pullback = encode_once(self.model, sets["policy"], batch["inputs"])
         others = sorted(set(self.anchors).union(*players) - {"policy"})
-        read = {name: self.model.encode(sets[name], batch["inputs"]) for name in others}
-        return read | {"policy": policy}, pullback
+        contexts = {name: self.model.encode(sets[name], batch["inputs"]) for name in others}
+        rows: Rows = {"contexts": {name: contexts[name] for name in self.anchors}}
+        if self._microbatches == 1:  # A part of the batch could not use the whole's pullback.
+            rows["policy"] = policy, pullback
+        return contexts | {"policy": policy}, rows
 
     def rate(self, frozen: PyTree, batch: Batch, responses: jax.Array) -> tuple[Rows, Metrics]:
-        """What responses `[B, G, T]`, y's first, are worth: the loss' rows without `contexts`."""
+        """What responses `[B, G, T]`, y's first, are worth: the loss' rows without `read`'s."""
         inputs, weights = batch["inputs"], row_weights(batch)
         y, other = responses[:, 0], responses[:, 1] if responses.shape[1] > 1 else None
         several = responses.shape[1] > 2  # of the opponent's
