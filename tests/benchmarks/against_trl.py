@@ -27,8 +27,8 @@ from work import MIXTURES, Work
 
 HERE = Path(__file__).resolve().parent
 SIDES = {"trl": "trl_side.py", "nlhf_jax": "nlhf_side.py"}
-# At least, here: a turn of either side has as many steps as that takes. Its first finds caches that
-# the other has filled, so that there are to be several.
+# About, here and of either side: the first step of a turn finds caches that the other side has
+# filled, so that there are to be several.
 TURN_SECONDS = 10.0
 
 _SMALL = Work(layers=8, width=512, heads=8, mlp=2048, batch=8, prompt=128, response=64)
@@ -36,7 +36,8 @@ SIZES = {
     "mini": Work(layers=4, width=128, heads=4, mlp=512, batch=16, prompt=128, response=64),
     "small": _SMALL,
     "small_long": dataclasses.replace(_SMALL, prompt=256, response=128),
-    # For GPUs: widths, depths and vocabulary of T5 1.1 Base and Large.
+    # For GPUs: widths, depths and vocabulary of T5 1.1 Small, Base and Large.
+    "t5_small": Work(16, 512, 8, 1024, batch=32, prompt=512, response=128, vocabulary=32128),
     "base": Work(24, 768, 12, 2048, batch=32, prompt=512, response=128, vocabulary=32128),
     "large": Work(48, 1024, 16, 2816, batch=16, prompt=512, response=128, vocabulary=32128),
 }
@@ -128,16 +129,16 @@ def _environment(work: Work) -> dict[str, str]:
     return os.environ | settings
 
 
-def measure(work: Work, repeats: int) -> dict[str, Any]:
+def measure(work: Work, repeats: int, turn_seconds: float) -> dict[str, Any]:
     """What one size comes to: of both sides what they are and each turn's seconds a step."""
     sides = [Side(name, work) for name in SIDES]
-    count = max(1, math.ceil(TURN_SECONDS / sides[-1].steps(1)))
-    turns = [[side.steps(count) for side in sides] for _ in range(repeats)]
+    counts = [max(1, math.ceil(turn_seconds / side.steps(1))) for side in sides]
+    turns = [[side.steps(n) for side, n in zip(sides, counts, strict=True)] for _ in range(repeats)]
     for side in sides:
         side.end()
-    found: dict[str, Any] = {"work": dataclasses.asdict(work), "steps_in_a_turn": count}
-    for side, of_side in zip(sides, zip(*turns, strict=True), strict=True):
-        found[side.name] = side.about | {"seconds": of_side}
+    found: dict[str, Any] = {"work": dataclasses.asdict(work)}
+    for side, count, of_side in zip(sides, counts, zip(*turns, strict=True), strict=True):
+        found[side.name] = side.about | {"steps_in_a_turn": count, "seconds": of_side}
     found["ratios"] = [theirs / ours for theirs, ours in turns]
     return found
 
@@ -163,9 +164,10 @@ def table(size: str, found: Mapping[str, Any]) -> str:
             f"{side['outside_embeddings']:20,}{side['first_step_after_seconds']:16.1f} s"
             f"{side['product_gflops']:12.0f} GFLOP/s"
         )
-    turns = f"turns of each side {len(found['ratios'])}, steps in a turn {found['steps_in_a_turn']}"
+    steps = " and ".join(str(found[name]["steps_in_a_turn"]) for name in SIDES)
     lines.append(
-        f"  {'ratio':10}{spread(found['ratios'])}; all are median (least to most); {turns}"
+        f"  {'ratio':10}{spread(found['ratios'])}; all are median (least to most) of "
+        f"{len(found['ratios'])} turns of each side, of {steps} steps"
     )
     return "\n".join(lines)
 
@@ -174,6 +176,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sizes", default="mini,small,small_long", help=", ".join(SIZES))
     parser.add_argument("--repeats", type=int, default=5, help="turns of each side")
+    parser.add_argument("--turn_seconds", type=float, default=TURN_SECONDS, help="about so long")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=2, help="of each side, on a CPU")
@@ -197,10 +200,11 @@ def main() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
     names = ("device", "precision", "threads", "mixture")
     chosen = {name: getattr(options, name) for name in names}
+    turns = options.repeats, options.turn_seconds
     not_equal = [*NOT_EQUAL, MIXTURE_NOTES[options.mixture]]
     found = {}
     for size in options.sizes:
-        found[size] = measure(dataclasses.replace(SIZES[size], **chosen), options.repeats)
+        found[size] = measure(dataclasses.replace(SIZES[size], **chosen), *turns)
         print(table(size, found[size]), end="\n\n", flush=True)
         if options.json:  # After each size: the next may not end.
             whole = {"machine": platform.platform(), "sizes": found, "not_equal": not_equal}

@@ -39,6 +39,7 @@ def network(work: Work) -> T5Config:
         num_encoder_layers=work.layers // 2,
         num_decoder_layers=work.layers // 2,
         dtype=work.precision,
+        scan_layers=work.layers > 24,  # as of gin_configs/models: those above Base
     )
 
 
