@@ -124,8 +124,8 @@ def _environment(work: Work) -> dict[str, str]:
     }
     if work.device == "cpu":
         settings |= {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "JAX_PLATFORMS": "cpu"}
-    else:  # Both stay on the one GPU.
-        settings |= {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.45"}
+    else:  # Both stay on the one GPU: none may take its memory before it needs that.
+        settings |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     return os.environ | settings
 
 
