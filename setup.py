@@ -67,7 +67,7 @@ setup(
         "nlhf_jax.report": ["*.html", "*.css", "*.js"],
         "nlhf_jax.gin_configs": ["*.gin", "*/*.gin"],
     },
-    entry_points={"console_scripts": ["nlhf = nlhf_jax.main:main"]},
+    entry_points={"console_scripts": ["nlhf = nlhf_jax.main:command"]},
     install_requires=[
         "jax>=0.10",  # the sharding and key APIs of this line; tested on 0.10 and 0.11
         "flax>=0.12",

@@ -4,7 +4,6 @@ What takes long to import (JAX, gin, the jobs) is imported where it is needed.
 """
 
 import argparse
-import contextlib
 import importlib
 import json
 import os
@@ -340,18 +339,11 @@ def _configure_jax(options: argparse.Namespace) -> None:
     compilation_cache.keep_programs()
     # The same random numbers on one device and on many.
     jax.config.update("jax_threefry_partitionable", True)
-    # On a CPU, one device a core: small programs run about 1.5 times as fast on two cores as data
-    # parallel halves than with XLA's own threads. JAX_NUM_CPU_DEVICES=1 turns it off.
-    chosen = (
-        jax.config.values["jax_num_cpu_devices"] != -1
-    )  # by JAX_NUM_CPU_DEVICES, or by a program
-    if not chosen and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        devices = 1 << (min(cores, 8).bit_length() - 1)  # a power of two divides usual batches
-        with contextlib.suppress(RuntimeError):  # a notebook may have used devices before
-            jax.config.update("jax_num_cpu_devices", devices)
-        # XLA's pools have a thread a core by default. With no thread to spare, once in thousands of
-        # steps an all-reduce waited for ever, and XLA ended the process. Idle threads cost nothing.
+    # A CPU is one device, all of whose cores work on each product, unless JAX_NUM_CPU_DEVICES says
+    # otherwise. XLA's pools have a thread a core by default. With several devices and no thread to
+    # spare, once in thousands of steps an all-reduce waited for ever, and XLA ended the process.
+    # Idle threads cost nothing.
+    if (devices := jax.config.values["jax_num_cpu_devices"]) > 1:
         os.environ.setdefault("PJRT_NPROC", str(4 * devices))
     if "coordinator" in options:
         processes.initialize(options.coordinator, options.processes, options.process)

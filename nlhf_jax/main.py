@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from nlhf_jax import commands, processes
+from nlhf_jax import commands, huge_pages, processes
 from nlhf_jax.errors import UserError, printable
 from nlhf_jax.options import parse
 
@@ -45,6 +45,12 @@ _CANNOT_WRITE = tuple(
     f"[Errno {number}]"
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EPERM, errno.EACCES)
 )
+
+
+def command() -> None:
+    """What `nlhf` is in a shell: a process of its own, unlike `main`."""
+    huge_pages.ask()
+    sys.exit(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,4 +101,4 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

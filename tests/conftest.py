@@ -25,7 +25,7 @@ def _xla_knows(flags: str) -> bool:
 
 # Programs that the tests start inherit these, but not the number of devices.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("PJRT_NPROC", "32")  # threads to spare: see `main._configure_jax`
+os.environ.setdefault("PJRT_NPROC", "32")  # threads to spare: see `commands._configure_jax`
 if "XLA_FLAGS" not in os.environ and _xla_knows(_QUICK_COMPILATION):
     os.environ["XLA_FLAGS"] = _QUICK_COMPILATION
 

@@ -44,6 +44,7 @@ ORDER = (
     "planning",
     "benchmarking",
     "compilation_cache",
+    "huge_pages",
     "commands",
     "options",
     "main",

@@ -60,6 +60,8 @@ NOT_EQUAL = (
     "no gradient checkpointing (which is its default, and slower); this project's step is compiled,"
     " which the first step pays for and the figures leave out.",
     "Each computes its own metrics of a step; neither writes them.",
+    "On Linux this project starts with glibc's huge pages, as its command line does; PyTorch gets "
+    "them too with GLIBC_TUNABLES=glibc.malloc.hugetlb=1 before the command.",
 )
 MIXTURE_NOTES = {
     "as_it_is": "With transformers 5.24 TRL's mixture is no mixture: policy and reference write "

@@ -21,7 +21,7 @@ from work import (
     run_side,
 )
 
-from nlhf_jax import objectives, opponents, optimizers
+from nlhf_jax import huge_pages, objectives, opponents, optimizers
 from nlhf_jax.learners.policy import PolicyLearner
 from nlhf_jax.models.t5 import T5
 from nlhf_jax.models.t5_layers import T5Config
@@ -120,4 +120,5 @@ def start(work: Work, turns: Turns) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.ask()  # as `nlhf` does
     run_side(start)
