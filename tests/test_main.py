@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -106,6 +107,24 @@ def test_help_is_quick_and_the_module_is_a_program():
         return time.monotonic() - start
 
     assert min(seconds() for _ in range(3)) < 0.5
+
+
+_DEVICES = """\
+import argparse, os
+from nlhf_jax import commands
+commands._configure_jax(argparse.Namespace())
+import jax
+print(jax.device_count(), os.environ.get("PJRT_NPROC"))
+"""
+
+
+@pytest.mark.parametrize(("asked", "told"), [(None, "1 None"), ("3", "3 12")])
+def test_a_cpu_is_one_device_unless_the_user_says_more_which_have_threads_to_spare(asked, told):
+    environment = {name: value for name, value in os.environ.items() if name != "PJRT_NPROC"}
+    environment |= {} if asked is None else {"JAX_NUM_CPU_DEVICES": asked}
+    command = [sys.executable, "-c", _DEVICES]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == told
 
 
 def test_train_runs_the_configured_job(nlhf):
